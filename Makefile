@@ -1,0 +1,66 @@
+# Everything a person needs: `make demo` and `make test` set up what they need first, once.
+# Other Python: make PYTHON=python3.12 ...    Further options for pip: make PIP_ARGS="..." ...
+
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+RECIPES ?= tiny/smoke
+
+# Without it pip replaces a CPU build of torch by gigabytes of CUDA at the first chance.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo test check fmt bench docs recipes constraints clean
+
+help:  ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.dev  ## the environment in .venv, for the demo, tests and checks
+
+$(VENV)/.demo: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Tastemaker needs Python 3.11 or newer on PATH; found: $$(python3 --version 2>&1)." \
+		"Install it, or name it: make PYTHON=/path/to/python3.11"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "$(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv"; exit 2; }
+	$(BIN)/pip install --quiet $(PIP_ARGS) -e ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(BIN)/pip install --quiet $(PIP_ARGS) -e ".[demo,dev]"
+	@touch $@
+
+demo: $(VENV)/.demo  ## the main job on real pictures, on a CPU; ends with the path of a report
+	$(BIN)/tastemaker run tiny/demo -o runs/demo
+
+test: $(VENV)/.dev  ## all tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev  ## format, lint, imports, types, dependencies, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/pyright
+	$(BIN)/deptry tastemaker
+	$(BIN)/codespell
+
+fmt: $(VENV)/.dev  ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev  ## speed of the parts that matter, in CPU seconds
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m bench -s
+
+docs: $(VENV)/.dev  ## build the docs into site/; a broken link or anchor is an error
+	$(BIN)/zensical build --clean --strict
+
+recipes: $(VENV)/.dev  ## run the tiny recipes end to end: RECIPES="tiny/smoke ..."
+	for recipe in $(RECIPES); do $(BIN)/tastemaker run $$recipe -o runs/$$recipe || exit 1; done
+
+constraints: $(VENV)/.dev  ## write down the versions of this environment (after a deliberate upgrade)
+	{ echo "# The whole environment, pinned; remade by 'make constraints'."; \
+		$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.tmp && mv constraints.tmp constraints.txt
+
+clean:  ## remove what was built, not what was run
+	rm -rf $(VENV) site build dist .pytest_cache .ruff_cache

@@ -1,0 +1,103 @@
+"""Byte-pair tokenizers in CLIP's format: train, save, load.
+
+Radford et al. 2021, "Learning transferable visual models", section 2.4; Sennrich et al. 2016.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tokenizers import pre_tokenizers
+from tokenizers.trainers import BpeTrainer
+from transformers import CLIPTokenizer
+
+START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int, folder: Path) -> int:
+    """Learn merges from texts and write `tokenizer/` and `tokenizer_2/` below `folder`.
+
+    The order of the vocabulary is CLIP's: 256 bytes, the same at the end of a word, merges, start,
+    end. The same texts give the same files.
+
+    Args:
+        texts: the captions to learn from.
+        vocab_size: at most this many tokens; a small corpus may not have enough repeated pairs.
+        max_length: tokens in the text encoders' window, start and end included.
+        folder: where the two folders go.
+
+    Returns:
+        The number of tokens.
+    """
+    alphabet = _clip_alphabet()
+    word_ends = [letter + WORD_END for letter in alphabet]
+    throwaway = CLIPTokenizer(
+        vocab=_number([*alphabet, *word_ends, START, END]), merges=[]
+    ).backend_tokenizer
+    trainer = BpeTrainer(
+        vocab_size=vocab_size - 2,
+        min_frequency=2,
+        initial_alphabet=alphabet,
+        # Named in advance, or the trainer numbers them in the order of a randomly seeded hash map,
+        # and ties between pairs, which go by number, fall differently from run to run.
+        special_tokens=word_ends,
+        end_of_word_suffix=WORD_END,
+        show_progress=False,
+    )
+    throwaway.train_from_iterator(sorted(texts), trainer)
+    merges = json.loads(throwaway.to_str())["model"]["merges"]
+    vocab = _number([*alphabet, *word_ends, *("".join(pair) for pair in merges), START, END])
+    tokenizer = _clip_tokenizer(vocab, merges, END, max_length)
+    save_tokenizer_pair(tokenizer, folder)
+    return len(vocab)
+
+
+def save_tokenizer_pair(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write `tokenizer/` and `tokenizer_2/` as SDXL has them.
+
+    They differ in the padding alone: the first pads with the end token, the second with `!` (id 0).
+    """
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    for name, pad in (("tokenizer", END), ("tokenizer_2", "!")):
+        length = tokenizer.model_max_length
+        padded = _clip_tokenizer(model["vocab"], model["merges"], pad, length)
+        save_tokenizer(padded, folder / name)
+
+
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """The tokenizer in a folder with `vocab.json` and `merges.txt` or `tokenizer.json`."""
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write `tokenizer.json` for today's transformers, vocab and merges for other tools."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    (folder / "vocab.json").write_text(
+        json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8"
+    )
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _clip_alphabet() -> list[str]:
+    """The 256 byte letters in CLIP's order: printable bytes first, so that `!` is 0."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(byte) for byte in printable] + [
+        chr(256 + n) for n in range(256 - len(printable))
+    ]
+    assert sorted(letters) == sorted(pre_tokenizers.ByteLevel.alphabet())
+    return letters
+
+
+def _clip_tokenizer(
+    vocab: dict[str, int], merges: list[list[str]], pad: str, max_length: int
+) -> CLIPTokenizer:
+    pairs: Any = [(left, right) for left, right in merges]
+    return CLIPTokenizer(vocab=vocab, merges=pairs, pad_token=pad, model_max_length=max_length)
+
+
+def _number(tokens: list[str]) -> dict[str, int]:
+    return {token: number for number, token in enumerate(tokens)}

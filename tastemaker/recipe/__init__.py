@@ -1,0 +1,1 @@
+"""Recipes: read strictly, explain, check, and run step by step."""

@@ -1,0 +1,105 @@
+"""Everything that can fail before the first step, all at once."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from tastemaker.errors import InputError, TastemakerError
+from tastemaker.recipe.content import ContentKeys
+from tastemaker.recipe.inputs import PICTURES
+from tastemaker.recipe.plan import FromStep, PlannedStep, make_plan
+from tastemaker.recipe.schema import Recipe
+from tastemaker.records.finding import Finding
+from tastemaker.records.run import Artefact
+from tastemaker.store.rundir import RunDir, StepDir
+
+_LEAST_FREE = 200 * 2**20
+_LITTLE_FREE = 2 * 2**30
+
+
+def check_recipe(recipe: Recipe, run: RunDir) -> list[Finding]:
+    """What is wrong, fatal or not, with the inputs, the steps and the place of a run.
+
+    Steps that are finished in the run folder are not checked again.
+    """
+    planned, problems = make_plan(recipe, ContentKeys(run.path / "inputs.json"))
+    findings = [_finding(place, error) for place, error in problems]
+    findings += _place(run.path)
+    for one in planned:
+        step = run.step(one.step.name, one.step.stage.name, one.key)
+        if step.finished() is None:
+            findings += _pictures(one)
+            findings += _stage(one, run)
+    return findings
+
+
+def _finding(place: str, error: InputError) -> Finding:
+    where = place if str(error.where) == place else f"{place}: {error.where}"
+    return Finding(where, f"got {error.got}; expected {error.expected}", error.todo)
+
+
+def _place(path: Path) -> Iterator[Finding]:
+    there = next(
+        folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists()
+    )
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        yield Finding(str(path), f"{there} cannot be written", "Choose another run folder with -o.")
+        return
+    free = shutil.disk_usage(there).free
+    if free < _LITTLE_FREE:
+        yield Finding(
+            str(path),
+            f"only {free / 2**20:.0f} MiB are free there",
+            "Free some space, or choose another disk with -o.",
+            fatal=free < _LEAST_FREE,
+        )
+
+
+def _pictures(one: PlannedStep) -> Iterator[Finding]:
+    from tastemaker.store.sources import open_source
+
+    for name, artefact in one.inputs.items():
+        if not isinstance(artefact, Artefact) or artefact.kind != PICTURES:
+            continue
+        place = f"recipe.{one.step.name}.{name}"
+        try:
+            if open_source(str(artefact.path)).count() == 0:
+                yield Finding(
+                    place, f"{artefact.path} holds no pictures", "Name a folder with pictures."
+                )
+        except InputError as error:
+            yield _finding(place, error)
+
+
+def _stage(one: PlannedStep, run: RunDir) -> Iterator[Finding]:
+    check = one.step.stage.check
+    if check is None:
+        return
+    try:
+        yield from check(one.step.config, _known_inputs(one, run))
+    except InputError as error:
+        yield _finding(f"recipe.{one.step.name}", error)
+    except TastemakerError as error:
+        yield Finding(f"recipe.{one.step.name}", str(error), "Correct this first.")
+
+
+def _known_inputs(one: PlannedStep, run: RunDir) -> dict[str, Artefact]:
+    known: dict[str, Artefact] = {}
+    finished = {step.name: step for step in run.steps()}
+    for name, value in one.inputs.items():
+        if isinstance(value, Artefact):
+            known[name] = value
+            continue
+        artefact = _finished_output(value, finished.get(value.step))
+        if artefact is not None:
+            known[name] = artefact
+    return known
+
+
+def _finished_output(value: FromStep, step: StepDir | None) -> Artefact | None:
+    if step is None or not value.key.startswith(f"{step.key}:"):
+        return None
+    manifest = step.finished()
+    kinds = [kind for kind in value.kinds if manifest is not None and kind in manifest.outputs]
+    return step.output(kinds[0]) if kinds else None

@@ -1,0 +1,36 @@
+"""Packaged recipes and recipe files by name."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from tastemaker.errors import RecipeError
+from tastemaker.recipe.names import did_you_mean, one_of
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """Name (`tiny/demo`) -> file of every recipe in the package."""
+    root = Path(str(files("tastemaker").joinpath("recipes")))
+    return {
+        path.relative_to(root).with_suffix("").as_posix(): path
+        for path in sorted(root.rglob("*.yaml"))
+    }
+
+
+def find_recipe(reference: str) -> Path:
+    """The file of a recipe: a path, or the name of a packaged one.
+
+    Raises:
+        RecipeError: there is no such recipe.
+    """
+    packaged = packaged_recipes()
+    if reference in packaged:
+        return packaged[reference]
+    path = Path(reference).expanduser()
+    if path.is_file():
+        return path
+    raise RecipeError(
+        f"recipe '{reference}'",
+        "a folder" if path.is_dir() else "neither a file nor a packaged recipe",
+        f"a path, or {one_of(packaged)}",
+        did_you_mean(reference, packaged, "Check the name; paths are relative to this folder."),
+    )

@@ -1,0 +1,104 @@
+"""What a reference of a recipe stands for when it is no step: a path, a source or a model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast, get_args
+
+from tastemaker.errors import RecipeError
+from tastemaker.recipe.content import ContentKeys
+from tastemaker.recipe.names import did_you_mean
+from tastemaker.recipe.references import Reference
+from tastemaker.records.run import Artefact
+from tastemaker.store.hashing import hash_json
+from tastemaker.store.rundir import RunDir, StepDir, read_manifest
+
+if TYPE_CHECKING:
+    from tastemaker.models.locate import Kind
+
+PICTURES = "pictures"
+"""Kind of input that `store.sources` opens: a folder, or a source such as `demo:openmoji`."""
+
+
+def find_input(reference: Reference, steps: list[str], contents: ContentKeys) -> Artefact:
+    """The artefact that a reference to the outside stands for.
+
+    A path may also be a run folder or the folder of one of its steps: then its output is meant.
+
+    Args:
+        reference: what the recipe says.
+        steps: names of the earlier steps, for the message.
+        contents: hashes of files.
+
+    Raises:
+        RecipeError: there is nothing of this name.
+        MissingModel: no model of this name.
+    """
+    value = reference.value
+    if PICTURES in reference.kinds:
+        return _pictures(value)
+    path = Path(value).expanduser()
+    output = _output_at(path.resolve(), reference) if path.exists() else None
+    if output is not None:
+        return output
+    kind = _model_kind(reference)
+    if kind is not None:
+        return _model(value, kind, contents)
+    if path.exists():
+        kind = reference.kinds[0]
+        return Artefact(kind, path.resolve(), hash_json([kind, contents.key(path.resolve())]))
+    earlier = ", ".join(steps) or "there is none"
+    raise RecipeError(
+        reference.where,
+        f"'{value}'",
+        f"an earlier step ({earlier}) or a path of {_kinds(reference)}",
+        did_you_mean(value, steps, "Check the name; paths are relative to this folder."),
+    )
+
+
+def _pictures(value: str) -> Artefact:
+    from tastemaker.store.sources import open_source
+
+    path = Path(value).expanduser()
+    place = path.resolve() if path.exists() else value
+    # A catalogue keeps the paths of its pictures, so a folder that has moved counts as another one.
+    key = hash_json([PICTURES, str(place), open_source(str(place)).fingerprint()])
+    return Artefact(PICTURES, place, key)
+
+
+def _output_at(path: Path, reference: Reference) -> Artefact | None:
+    """The output of the right kind in a run folder, in a step's folder, or the output itself."""
+    own = [StepDir(path)] if read_manifest(path) else list(reversed(RunDir(path).steps()))
+    for step in own:
+        manifest = step.finished()
+        for kind in reference.kinds:
+            if manifest is not None and kind in manifest.outputs:
+                return step.output(kind)
+    if own:
+        raise RecipeError(
+            reference.where,
+            f"{path}, where no finished step has left {_kinds(reference)}",
+            f"a path of {_kinds(reference)}",
+            "Finish that run first, or name another folder.",
+        )
+    manifest = read_manifest(path.parent)
+    for kind in reference.kinds:
+        if manifest is not None and manifest.outputs.get(kind) == path.name:
+            return StepDir(path.parent).output(kind)
+    return None
+
+
+def _model_kind(reference: Reference) -> str | None:
+    from tastemaker.models.locate import Kind
+
+    known = get_args(Kind)
+    return next((kind for kind in reference.kinds if kind in known), None)
+
+
+def _model(value: str, kind: str, contents: ContentKeys) -> Artefact:
+    from tastemaker.models.locate import locate
+
+    path = locate(value, cast("Kind", kind)).resolve()
+    return Artefact(kind, path, hash_json([kind, contents.key(path)]))
+
+
+def _kinds(reference: Reference) -> str:
+    return " or ".join(reference.kinds)

@@ -1,0 +1,311 @@
+"""A recipe file and the user's overrides to a resolved recipe, or to all that is wrong in them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tastemaker import __version__
+from tastemaker.errors import RecipeError
+from tastemaker.recipe.find import find_recipe
+from tastemaker.recipe.names import did_you_mean, one_of
+from tastemaker.recipe.overrides import override_step, split_pair
+from tastemaker.recipe.references import check_references
+from tastemaker.recipe.schema import STEP_KEYS, Origin, Recipe, RecipeFile, Step, origin_of
+from tastemaker.recipe.stages import STAGES, StageTable, load_stage
+from tastemaker.recipe.values import build_config
+from tastemaker.recipe.yaml_text import Path as KeyPath
+from tastemaker.recipe.yaml_text import YamlText, dump_yaml, parse_yaml
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+def load_recipe(
+    reference: str, overrides: Sequence[str] = (), *, stages: StageTable = STAGES
+) -> Recipe:
+    """Read a recipe by path or packaged name and resolve it.
+
+    Raises:
+        RecipeError: the first thing that is wrong; all others are its notes.
+    """
+    path = find_recipe(reference)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            path, "bytes that are no UTF-8", "a text file", "Save it again."
+        ) from error
+    return parse_recipe(text, str(path), overrides, stages=stages)
+
+
+def parse_recipe(
+    text: str, source: str, overrides: Sequence[str] = (), *, stages: StageTable = STAGES
+) -> Recipe:
+    """Resolve the text of a recipe; see `load_recipe`.
+
+    Args:
+        text: YAML.
+        source: what to call it in messages.
+        overrides: `key=value`, in order.
+        stages: the stages that steps may run.
+    """
+    return _Loading(parse_yaml(text, Path(source).name), stages).recipe(source, overrides)
+
+
+def resolved_text(recipe: Recipe) -> str:
+    """The resolved recipe as YAML: every value, no arguments; it loads to the same recipe."""
+    steps = []
+    for step in recipe.steps:
+        values = _escape(step.config.model_dump(mode="json"))
+        steps.append({"name": step.name, "stage": step.stage.name, **values})
+    # A citation does not cover what the user has changed.
+    held = {
+        path: citation
+        for path, citation in recipe.stated.items()
+        for step in recipe.steps
+        if path.startswith(f"{step.name}.")
+        and step.origin(path.removeprefix(f"{step.name}.")).kind != "command line"
+    }
+    document = {
+        "name": recipe.name,
+        "about": recipe.about,
+        "seed": recipe.seed,
+        "steps": steps,
+        "stated": held,
+    }
+    head = f"# Resolved by Tastemaker {__version__} from {Path(recipe.source).name}\n"
+    if recipe.overrides:
+        head += "".join(f"# with {' '.join(pair.split())}\n" for pair in recipe.overrides)
+    return head + dump_yaml(document)
+
+
+class _Loading:
+    """One recipe on its way; collects what is wrong instead of stopping at the first."""
+
+    def __init__(self, yaml: YamlText, stages: StageTable) -> None:
+        self.yaml, self.stages = yaml, stages
+        self.problems: list[RecipeError] = []
+
+    def recipe(self, source: str, overrides: Sequence[str]) -> Recipe:
+        file = self._file()
+        self._check_arguments(file)
+        raw = self._raw_steps(file)
+        self._stop_if_wrong()
+        origins: dict[str, dict[str, Origin]] = {
+            name: {key: Origin("recipe") for key in values} for name, values in raw.items()
+        }
+        given: dict[str, Any] = {}
+        seed, seed_origin = file.seed, Origin("recipe seed")
+        for pair in overrides:
+            try:
+                key, value = split_pair(pair)
+                if key in file.arguments:
+                    given[key] = value
+                elif key == "seed":
+                    seed, seed_origin = self._seed(value), Origin("command line")
+                else:
+                    override_step(raw, origins, key, value, file.arguments)
+            except RecipeError as problem:
+                self.problems.append(problem)
+        self._stop_if_wrong()
+        self._fill_arguments(file, given, raw, origins)
+        self._stop_if_wrong()
+        steps = self._steps(file, raw, origins, seed, seed_origin)
+        self._stop_if_wrong()
+        self.problems += check_references(steps)
+        self._check_stated(file, steps)
+        self._stop_if_wrong()
+        return Recipe(
+            file.name, file.about, seed, tuple(steps), file.stated, source, tuple(overrides)
+        )
+
+    def _file(self) -> RecipeFile:
+        value = self.yaml.value
+        if not isinstance(value, dict):
+            raise RecipeError(
+                self.yaml.name, _kind(value), "keys and values: name, steps, ...", "Write a recipe."
+            )
+        file, problems = build_config(RecipeFile, value, self._where)
+        self.problems += problems
+        self._stop_if_wrong()
+        assert file is not None
+        return file
+
+    def _where(self, path: KeyPath) -> str:
+        dotted = ".".join(["recipe", *(str(part) for part in path)])
+        return f"{dotted} ({self.yaml.where(path)})"
+
+    def _stop_if_wrong(self) -> None:
+        if not self.problems:
+            return
+        first, *others = self.problems
+        for other in others:
+            first.add_note(str(other))
+        raise first
+
+    def _problem(self, where: str, got: str, expected: str, todo: str) -> None:
+        self.problems.append(RecipeError(where, got, expected, todo))
+
+    def _check_arguments(self, file: RecipeFile) -> None:
+        text = _strings(self.yaml.value.get("steps"))
+        for name in file.arguments:
+            where = self._where(("arguments", name))
+            if name == "seed" or not _NAME.fullmatch(name):
+                self._problem(
+                    where,
+                    f"the name '{name}'",
+                    "small letters, digits, _ or -; not seed",
+                    "Rename it.",
+                )
+            elif f"${name}" not in text:
+                self._problem(
+                    where, "an argument that no step uses", f"${name} in a step", "Use it."
+                )
+
+    def _raw_steps(self, file: RecipeFile) -> dict[str, dict[str, Any]]:
+        raw: dict[str, dict[str, Any]] = {}
+        for number, step in enumerate(file.steps):
+            name, where = step.get("name"), self._where(("steps", number))
+            for key in STEP_KEYS:
+                if not isinstance(step.get(key), str):
+                    got = f"{key}: {step[key]!r}" if key in step else f"no {key}"
+                    self._problem(where, got, f"a {key} as text", f"Give the step a {key}.")
+            if not isinstance(name, str):
+                continue
+            if not _NAME.fullmatch(name):
+                self._problem(
+                    where, f"the name '{name}'", "small letters, digits, _ or -", "Rename it."
+                )
+            if name in raw:
+                self._problem(where, f"a second step '{name}'", "every name once", "Rename one.")
+            raw[name] = {key: value for key, value in step.items() if key not in STEP_KEYS}
+        return raw
+
+    def _seed(self, value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise RecipeError("'seed'", repr(value), "a whole number from 0", "Write seed=1.")
+        return value
+
+    def _fill_arguments(
+        self,
+        file: RecipeFile,
+        given: Mapping[str, Any],
+        raw: dict[str, dict[str, Any]],
+        origins: dict[str, dict[str, Origin]],
+    ) -> None:
+        for name, argument in file.arguments.items():
+            if argument.required and name not in given:
+                self._problem(
+                    f"'{name}'", "nothing", argument.about or "a value", f"Add {name}=VALUE."
+                )
+
+        def fill(value: Any, step: str, path: tuple[str, ...]) -> Any:
+            if isinstance(value, dict):
+                return {key: fill(part, step, (*path, key)) for key, part in value.items()}
+            if isinstance(value, list):
+                return [fill(part, step, path) for part in value]
+            if not isinstance(value, str) or not value.startswith("$"):
+                return value
+            if value.startswith("$$"):
+                return value[1:]
+            name = value[1:]
+            if name not in file.arguments:
+                self._problem(
+                    self._step_where(step, path),
+                    f"the argument '{value}'",
+                    f"{one_of(f'${n}' for n in file.arguments)}; $$ for a plain $",
+                    did_you_mean(value, [f"${n}" for n in file.arguments], "Add it to arguments."),
+                )
+                return value
+            origins[step][".".join(path)] = (
+                Origin("command line", name) if name in given else Origin("argument", name)
+            )
+            return given.get(name, file.arguments[name].default)
+
+        for step, values in raw.items():
+            raw[step] = fill(values, step, ())
+
+    def _step_where(self, step: str, path: KeyPath) -> str:
+        dotted = ".".join(["recipe", step, *(str(part) for part in path)])
+        for number, raw in enumerate(self.yaml.value["steps"]):
+            if raw.get("name") == step:
+                return f"{dotted} ({self.yaml.where(('steps', number, *path))})"
+        return dotted
+
+    def _steps(
+        self,
+        file: RecipeFile,
+        raw: Mapping[str, dict[str, Any]],
+        origins: dict[str, dict[str, Origin]],
+        seed: int,
+        seed_origin: Origin,
+    ) -> list[Step]:
+        steps = []
+        for number, (name, values) in enumerate(raw.items()):
+            where = self._where(("steps", number))
+            try:
+                stage = load_stage(file.steps[number]["stage"], self.stages, f"{where}.stage")
+            except RecipeError as problem:
+                self.problems.append(problem)
+                continue
+            if "seed" in stage.config.model_fields and "seed" not in values:
+                values = {**values, "seed": seed}
+                origins[name]["seed"] = seed_origin
+
+            def place(path: KeyPath, step: str = name) -> str:
+                dotted = ".".join(str(part) for part in path)
+                if origin_of(origins[step], dotted).kind == "command line":
+                    return f"recipe.{step}.{dotted} (command line)"
+                return self._step_where(step, path)
+
+            config, problems = build_config(stage.config, values, place)
+            self.problems += problems
+            if config is not None:
+                steps.append(Step(name, stage, config, origins[name], where))
+        return steps
+
+    def _check_stated(self, file: RecipeFile, steps: Sequence[Step]) -> None:
+        known = {path for step in steps for path in value_paths(step)}
+        for path in file.stated:
+            if path not in known:
+                self._problem(
+                    self._where(("stated", path)),
+                    f"the path '{path}'",
+                    "step.key of a value in this recipe",
+                    did_you_mean(path, known, "Correct it: a citation must belong to a value."),
+                )
+
+
+def value_paths(step: Step) -> list[str]:
+    """Dotted paths, with the step's name first, of all values of a step, nested ones too."""
+    paths: list[str] = []
+
+    def walk(value: Any, path: str) -> None:
+        paths.append(path)
+        if isinstance(value, dict):
+            for key, part in value.items():
+                walk(part, f"{path}.{key}")
+
+    for key, value in step.config.model_dump(mode="json").items():
+        walk(value, f"{step.name}.{key}")
+    return paths
+
+
+def _escape(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _escape(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_escape(part) for part in value]
+    return f"${value}" if isinstance(value, str) and value.startswith("$") else value
+
+
+def _strings(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return set().union(*(_strings(part) for part in value.values()))
+    if isinstance(value, list):
+        return set().union(*(_strings(part) for part in value))
+    return {value} if isinstance(value, str) else set()
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"

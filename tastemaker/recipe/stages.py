@@ -1,0 +1,92 @@
+"""The stages by name, loaded when they are asked for.
+
+A stage module has `Config` (a `records.config.Config`), `VERSION: int` and `run`. It may have
+`check(config, inputs)`, which returns findings, and `OUTPUTS`, the kinds of artefacts it can leave.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from tastemaker.errors import RecipeError
+from tastemaker.recipe.names import did_you_mean, one_of
+from tastemaker.records.config import Config
+from tastemaker.records.finding import Finding
+from tastemaker.records.run import Manifest
+
+Run = Callable[..., Manifest]
+"""`run(config, inputs: Mapping[str, Artefact], step: StepDir) -> Manifest`"""
+Check = Callable[..., Sequence[Finding]]
+"""`check(config, inputs: Mapping[str, Artefact]) -> Sequence[Finding]`.
+
+`inputs` lacks what earlier steps have yet to make.
+"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, ready to run.
+
+    Attributes:
+        name: its name in recipes.
+        config: the class of its configuration.
+        version: changes when the same configuration gives other outputs.
+        run: the work.
+        check: what can be told before the work; None when there is nothing.
+        outputs: kinds of artefacts it can leave; None when it does not say.
+    """
+
+    name: str
+    config: type[Config]
+    version: int
+    run: Run
+    check: Check | None = None
+    outputs: tuple[str, ...] | None = None
+
+
+StageTable = Mapping[str, "str | Stage"]
+"""Name -> module, or a stage itself."""
+
+STAGES: dict[str, str] = {
+    name: f"tastemaker.stages.{name}"
+    for name in (
+        "collect",
+        "curate",
+        "cache",
+        "prompts",
+        "fit",
+        "fit_autoencoder",
+        "fit_image_text",
+        "assemble",
+        "generate",
+        "evaluate",
+        "export",
+    )
+}
+
+
+def load_stage(name: str, table: StageTable, where: str = "stage") -> Stage:
+    """Find a stage in the table and import it.
+
+    Raises:
+        RecipeError: there is no stage of this name.
+    """
+    entry = table.get(name)
+    if entry is None:
+        raise RecipeError(
+            where,
+            f"the stage '{name}'",
+            one_of(sorted(table)),
+            did_you_mean(name, table, "See `tastemaker --help` for the stages."),
+        )
+    if isinstance(entry, Stage):
+        return entry
+    module = import_module(entry)
+    return Stage(
+        name,
+        module.Config,
+        module.VERSION,
+        module.run,
+        getattr(module, "check", None),
+        getattr(module, "OUTPUTS", None),
+    )

@@ -1,0 +1,27 @@
+"""The scorers by name. A name is looked up only when it is used, so that a list costs no import."""
+
+from importlib import import_module
+from typing import Any
+
+from tastemaker.errors import RecipeError
+
+SCORERS: dict[str, str] = {
+    "concept": "tastemaker.scorers.judge:ConceptJudge",
+    "style": "tastemaker.scorers.judge:StyleJudge",
+    "image_text": "tastemaker.scorers.image_text:ImageTextScorer",
+}
+"""Name -> `module:Class`."""
+
+
+def scorer_class(name: str) -> Any:
+    """The class behind a name.
+
+    Raises:
+        RecipeError: there is no such scorer.
+    """
+    if name not in SCORERS:
+        raise RecipeError(
+            "scorer", repr(name), f"one of {', '.join(sorted(SCORERS))}", "Correct the name."
+        )
+    module, attribute = SCORERS[name].split(":")
+    return getattr(import_module(module), attribute)

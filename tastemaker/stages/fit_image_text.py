@@ -1,0 +1,93 @@
+"""Stage: train a small image-text model (CLIP) and its tokenizer on captioned pictures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from tastemaker.curation.prompts import CaptionChoice
+from tastemaker.engine.progress import Progress
+from tastemaker.records.run import Artefact, Manifest
+from tastemaker.records.size import Size
+from tastemaker.store.atomic import atomic_folder
+from tastemaker.store.pictures import load_pictures, split_held_out
+from tastemaker.store.rundir import StepDir
+from tastemaker.training.settings import TrainingSettings
+
+VERSION = 1
+
+
+class Config(TrainingSettings):
+    """Train a CLIPModel from nothing; `model/` is a transformers folder with its tokenizer."""
+
+    inputs: ClassVar[dict[str, str]] = {"collection": "collection", "selection": "selection"}
+    collection: str
+    """The pictures and their captions."""
+    selection: str
+    """Which of them."""
+    size_px: int = Field(default=64, gt=0)
+    """Side of the square picture that the model takes."""
+    text: dict[str, object]
+    """Keyword arguments of transformers' CLIPTextConfig; sizes only, token ids come from the tokenizer."""
+    vision: dict[str, object]
+    """Keyword arguments of transformers' CLIPVisionConfig."""
+    projection_dim: int = Field(default=128, gt=0)
+    """Width of the shared space."""
+    vocabulary: int = Field(default=2048, gt=514)
+    """Tokens of the byte-pair vocabulary, trained on the captions."""
+    max_tokens: int = Field(default=32, gt=2)
+    """Window of the text model, begin and end token included."""
+    caption_weights: tuple[float, ...] = (1.0,)
+    """Relative frequency of a picture's first, second, ... caption."""
+    held_out: int = Field(default=64, ge=0)
+    """Pictures that are only validated on, chosen by hash."""
+
+
+def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manifest:
+    """Train the tokenizer, then the model, and write both to `model/`."""
+    import torch
+
+    from tastemaker.models.image_text import ImageText
+    from tastemaker.models.tokenizer import train_tokenizer
+    from tastemaker.objectives.contrastive import Contrastive
+    from tastemaker.store.catalogue import Catalogue
+    from tastemaker.training.image_text import ImageTextTask
+    from tastemaker.training.session import fit
+
+    size = Size(config.size_px, config.size_px)
+    collection = Path(inputs["collection"].path)
+    pictures = load_pictures(collection, Path(inputs["selection"].path), size)
+    records = {r.id: r for r in Catalogue(collection).records() if r.id in pictures}
+    tensors = {i: torch.from_numpy(p.pixels).permute(2, 0, 1) for i, p in pictures.items()}
+    train_ids, held_out = split_held_out(tensors, config.held_out)
+    tokenizer = step.path / "tokenizer"
+    captions = sorted({caption for record in records.values() for caption in record.captions})
+    train_tokenizer(captions, config.vocabulary, config.max_tokens, tokenizer)
+    architecture = {
+        "text_config": config.text,
+        "vision_config": {**config.vision, "image_size": config.size_px},
+        "projection_dim": config.projection_dim,
+    }
+    model = ImageText.build(architecture, tokenizer / "tokenizer", seed=config.seed)
+    model.model.requires_grad_(True).train()
+    task = ImageTextTask(
+        model,
+        records,
+        tensors,
+        Contrastive(),
+        CaptionChoice(config.caption_weights),
+        seed=config.seed,
+        held_out=held_out,
+    )
+    with Progress(step, config.images_total, "images", step.name) as progress:
+        outcome = fit(task, {size: train_ids}, config, step.path, progress.advance)
+    with atomic_folder(step.path / "model") as folder:
+        model.save(folder)
+    return Manifest(
+        stage="fit_image_text",
+        key=step.key,
+        outputs={"model": "model", "log": "log"},
+        counts={"images": outcome.images, "held out": len(held_out)},
+        results=outcome.figures,
+    )

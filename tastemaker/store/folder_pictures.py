@@ -1,0 +1,177 @@
+"""A user's folder of pictures, with what is written about them beside it.
+
+Pictures lie anywhere below the folder. A caption comes from `NAME.txt` or `NAME.caption` (one a line,
+best first), from `NAME.json` (`caption`, `captions`, `tags`; other plain values become attributes),
+or from a `metadata.jsonl` or `metadata.csv` with `file_name` and a caption column, in the folder of the
+pictures or above. Nothing outside the folder is ever read: links and names that lead out are refused.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from tastemaker.errors import InputError
+from tastemaker.store.atomic import TEMPORARY
+from tastemaker.store.hashing import hash_json
+from tastemaker.store.picture_texts import METADATA, Words, read_metadata, read_sidecars
+from tastemaker.store.source_item import SourceItem, Where, passes
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jfif .png .webp .gif .tif .tiff .bmp .avif .jp2 .ppm .pgm .qoi .ico "
+    # Not readable here; listed, so that the user is told instead of missing them without a word.
+    ".heic .heif .jxl .psd .svg".split()
+)
+"""Endings of files that are taken for pictures; what they are is then told by their content."""
+
+_OUTSIDE = "leads outside the folder"
+
+
+class FolderPictures:
+    """Pictures below a folder, used in place.
+
+    Attributes of an item: `folder` (relative, with `/`; empty at the top) and what the texts give.
+
+    Raises:
+        InputError: the folder is not there.
+    """
+
+    def __init__(self, folder: Path, *, caption_column: str | None = None) -> None:
+        self.spec = str(folder)
+        if not folder.exists():
+            raise InputError(folder, "nothing there", "a folder of pictures", "Check the path.")
+        if not folder.is_dir():
+            raise InputError(
+                folder, "a file", "a folder of pictures", f"Give its folder, {folder.parent}."
+            )
+        self.folder = folder.resolve()
+        self.caption_column = caption_column
+
+    def items(self, where: Where | None = None) -> Iterator[SourceItem]:
+        """The pictures, by relative path; each problem with a link or a text is an item too.
+
+        Raises:
+            InputError: there is no picture at all, or a metadata file has no usable columns.
+        """
+        listing = _Listing(self.folder)
+        words, problems = self._metadata(listing)
+        if not listing.pictures and not problems and not listing.problems:
+            others = f"{listing.others} other files" if listing.others else "an empty folder"
+            raise InputError(
+                self.folder,
+                others,
+                "pictures (" + ", ".join(sorted(SUFFIXES)[:6]) + ", ...)",
+                "Put some there, or give another folder.",
+            )
+        broken = {item.key: item for item in (*problems, *listing.problems)}
+        for key in sorted({*listing.pictures, *broken}):
+            item = self._item(key, words.get(key)) if key in listing.pictures else broken[key]
+            if passes(item.attributes, where):
+                yield item
+
+    def count(self, where: Where | None = None) -> int:
+        """How many items there are."""
+        return sum(1 for _ in self.items(where))
+
+    def describe(self) -> dict[str, str]:
+        """The folder, with a licence that only its owner knows."""
+        return {
+            "name": self.folder.name,
+            "licence": "the owner's",
+            "attribution": "",
+            "path": str(self.folder),
+        }
+
+    def fingerprint(self) -> str:
+        """Hash of names, sizes and times of all files; no file is read."""
+        facts = []
+        for name, path in sorted(_Listing(self.folder).files.items()):
+            status = path.stat()
+            facts.append([name, status.st_size, status.st_mtime_ns])
+        return hash_json([str(self.folder), self.caption_column, facts])
+
+    def _item(self, key: str, words: Words | None) -> SourceItem:
+        path = self.folder / key
+        words = read_sidecars(path, self.folder).joined(words or Words())
+        folder = key.rpartition("/")[0]
+        return SourceItem(
+            key=key,
+            path=path,
+            suffix=path.suffix,
+            captions=words.captions,
+            tags=words.tags,
+            attributes=(("folder", folder), *words.attributes),
+        )
+
+    def _metadata(self, listing: "_Listing") -> tuple[dict[str, Words], list[SourceItem]]:
+        """What metadata files say, by picture, and the rows that cannot be used."""
+        words: dict[str, Words] = {}
+        problems: list[SourceItem] = []
+        for name, path in sorted(listing.files.items()):
+            if path.name not in METADATA:
+                continue
+            above = name.rpartition("/")[0]
+            for row in read_metadata(path, self.caption_column):
+                where = f"{name}:{row.line}"
+                if row.file_name is None:
+                    problems.append(SourceItem(where, problem=row.problem))
+                    continue
+                target = os.path.normpath(f"{above}/{row.file_name}" if above else row.file_name)
+                target = target.replace(os.sep, "/")
+                if target.startswith(("../", "/")) or target == "..":
+                    problem = f"'{row.file_name}' {_OUTSIDE}"
+                elif target in listing.files:
+                    listing.pictures.add(target)
+                    words[target] = words[target].joined(row.words) if target in words else row.words
+                    continue
+                elif target in listing.escaping:
+                    continue  # the link itself is an item with this problem
+                else:
+                    problem = f"'{row.file_name}' is not there"
+                problems.append(SourceItem(where, problem=problem))
+        return words, problems
+
+
+class _Listing:
+    """What lies below a folder: pictures, all regular files, and links that lead out."""
+
+    def __init__(self, root: Path) -> None:
+        self.files: dict[str, Path] = {}
+        self.pictures: set[str] = set()
+        self.escaping: set[str] = set()
+        self.others = 0
+        for folder, folders, names in os.walk(root):
+            here = Path(folder)
+            for name in sorted(folders):
+                path = here / name
+                if path.is_symlink() and not path.resolve().is_relative_to(root):
+                    self.escaping.add(path.relative_to(root).as_posix())
+            folders[:] = sorted(name for name in folders if _is_entered(here / name))
+            for name in sorted(names):
+                if not name.startswith((".", TEMPORARY)):
+                    self._file(root, here / name)
+
+    @property
+    def problems(self) -> list[SourceItem]:
+        return [SourceItem(key, problem=f"a link that {_OUTSIDE}") for key in self.escaping]
+
+    def _file(self, root: Path, path: Path) -> None:
+        key = path.relative_to(root).as_posix()
+        is_picture = path.suffix.lower() in SUFFIXES
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            if is_picture:
+                self.escaping.add(key)
+            return
+        if not path.is_file():
+            return
+        self.files[key] = path
+        if is_picture:
+            self.pictures.add(key)
+        else:
+            self.others += 1
+
+
+def _is_entered(path: Path) -> bool:
+    """Hidden folders, links to folders, and our own collections and runs are left out."""
+    if path.name.startswith((".", TEMPORARY)) or path.is_symlink():
+        return False
+    return not ((path / "catalog" / "base").is_dir() or (path / "steps.json").is_file())

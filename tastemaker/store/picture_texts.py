@@ -1,0 +1,154 @@
+"""What is written about pictures in files beside them: captions, tags, attributes."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tastemaker.errors import InputError
+
+METADATA = ("metadata.jsonl", "metadata.csv")
+"""Names of tables about the pictures of a folder, as Hugging Face's `imagefolder` has them."""
+
+_CAPTION_COLUMNS = ("text", "caption")
+_SIDECARS = (".caption", ".txt", ".json")
+_MOST_BYTES = 1 << 20
+_MOST_CHARACTERS = 10_000
+
+
+@dataclass(frozen=True)
+class Words:
+    """Captions, tags and attributes of one picture, best first."""
+
+    captions: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    attributes: tuple[tuple[str, str], ...] = ()
+
+    def joined(self, other: "Words") -> "Words":
+        """These words, then what the others add."""
+        return Words(
+            tuple(dict.fromkeys((*self.captions, *other.captions))),
+            tuple(dict.fromkeys((*self.tags, *other.tags))),
+            tuple({**dict(other.attributes), **dict(self.attributes)}.items()),
+        )
+
+
+@dataclass(frozen=True)
+class MetadataRow:
+    """One row of a table: which file it is about and what it says, or why it cannot be used."""
+
+    line: int
+    file_name: str | None
+    words: Words = Words()
+    problem: str | None = None
+
+
+def read_sidecars(picture: Path, root: Path) -> Words:
+    """The words in `NAME.caption`, `NAME.txt` and `NAME.json` beside a picture.
+
+    A file that is a link out of `root` is not read. Text that is not UTF-8 is read with replacement
+    characters; that, a file over 1 MiB, and JSON that cannot be read leave the attribute
+    `text_problem`.
+    """
+    words = Words()
+    for ending in _SIDECARS:
+        path = picture.with_suffix(ending)
+        if not path.is_file() or not path.resolve().is_relative_to(root):
+            continue
+        text, problem = _read_text(path)
+        if ending == ".json":
+            try:
+                found = _from_mapping(json.loads(text), None)
+            except (ValueError, RecursionError):
+                found, problem = Words(), f"{path.name} is not a JSON object"
+        else:
+            found = Words(captions=_clean(text.splitlines()))
+        if problem:
+            found = found.joined(Words(attributes=(("text_problem", problem),)))
+        words = words.joined(found)
+    return words
+
+
+def read_metadata(path: Path, caption_column: str | None) -> Iterator[MetadataRow]:
+    """The rows of `metadata.jsonl` or `metadata.csv`.
+
+    Raises:
+        InputError: no row has a `file_name`, or the caption column that was asked for is not there.
+    """
+    text, _ = _read_text(path, most_bytes=1 << 31)
+    values = list(_csv_values(text) if path.suffix == ".csv" else _jsonl_values(text))
+    columns = {name for _, value in values if isinstance(value, dict) for name in value}
+    needed = "file_name" if caption_column is None else caption_column
+    for name in ("file_name", needed):
+        if values and name not in columns:
+            raise InputError(
+                path,
+                "columns " + (", ".join(sorted(columns)) or "none"),
+                f"a column '{name}'",
+                "Add it, or name the caption's column with caption_column.",
+            )
+    for line, value in values:
+        if not isinstance(value, dict):
+            yield MetadataRow(line, None, problem=f"line {line} of {path.name} is not an object")
+        elif not isinstance(value.get("file_name"), str) or not value["file_name"].strip():
+            yield MetadataRow(line, None, problem=f"line {line} of {path.name} has no file_name")
+        else:
+            words = _from_mapping(value, caption_column)
+            yield MetadataRow(line, value["file_name"].strip(), words)
+
+
+def _csv_values(text: str) -> Iterator[tuple[int, Any]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    for row in reader:
+        yield reader.line_num, {name: value for name, value in row.items() if name is not None}
+
+
+def _jsonl_values(text: str) -> Iterator[tuple[int, Any]]:
+    for line, value in enumerate(text.splitlines(), start=1):
+        if not value.strip():
+            continue
+        try:
+            yield line, json.loads(value)
+        except (ValueError, RecursionError):
+            yield line, None
+
+
+def _from_mapping(value: Any, caption_column: str | None) -> Words:
+    if not isinstance(value, Mapping):
+        raise ValueError("not an object")
+    columns = (caption_column,) if caption_column else _CAPTION_COLUMNS
+    captions = [text for name in (*columns, "captions") for text in _texts(value.get(name))]
+    tags = value.get("tags")
+    tags = tags.split(",") if isinstance(tags, str) else _texts(tags)
+    known = {*columns, "captions", "tags", "file_name"}
+    attributes = tuple(
+        (str(name), str(part)[:_MOST_CHARACTERS])
+        for name, part in value.items()
+        if name not in known and isinstance(part, str | int | float | bool) and str(part).strip()
+    )
+    return Words(_clean(captions), _clean(tags), attributes)
+
+
+def _texts(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [text for text in values if isinstance(text, str)]
+
+
+def _clean(texts: list[str]) -> tuple[str, ...]:
+    """Single lines without odd spaces or NUL, none empty, none twice."""
+    lines = (" ".join(text.replace("\0", " ").split())[:_MOST_CHARACTERS] for text in texts)
+    return tuple(dict.fromkeys(line for line in lines if line))
+
+
+def _read_text(path: Path, most_bytes: int = _MOST_BYTES) -> tuple[str, str | None]:
+    with path.open("rb") as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        return data[:most_bytes].decode("utf-8-sig", "replace"), f"{path.name} is too long"
+    try:
+        return data.decode("utf-8-sig"), None
+    except UnicodeDecodeError:
+        return data.decode("utf-8-sig", "replace"), f"{path.name} is not UTF-8"

@@ -1,0 +1,64 @@
+"""The pictures of a selection, at one size, in memory."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from tastemaker.errors import InputError
+from tastemaker.records.image import Selection
+from tastemaker.records.size import ImageSizes, Size
+from tastemaker.store.catalogue import Catalogue
+from tastemaker.store.images import load_image
+from tastemaker.store.resize import resize_and_crop
+from tastemaker.store.selections import read_selection
+
+
+@dataclass(frozen=True)
+class SizedPicture:
+    """A picture at its bucket's size: uint8 [H, W, 3], with the sizes that SDXL is told."""
+
+    pixels: np.ndarray
+    sizes: ImageSizes
+
+
+def load_pictures(collection: Path, selection: Path, size: Size) -> dict[str, SizedPicture]:
+    """Every picture of a selection by id, resized to cover `size` and cropped at its centre.
+
+    Raises:
+        InputError: the selection names a picture that the collection does not have.
+        PictureError: a file can no longer be read.
+    """
+    chosen: Selection = read_selection(selection)
+    catalogue = Catalogue(collection)
+    records = {record.id: record for record in catalogue.records()}
+    missing = [i for i in chosen.ids if i not in records]
+    if missing:
+        raise InputError(
+            selection,
+            f"{len(missing)} pictures that are not in {collection}, first {missing[0][:12]}",
+            "pictures of this collection",
+            "Run curate again on this collection.",
+        )
+    pictures = {}
+    for i in chosen.ids:
+        loaded = load_image(catalogue.picture_path(records[i]))
+        pixels, sizes = resize_and_crop(loaded.pixels, size, (0.5, 0.5))
+        pictures[i] = SizedPicture(np.ascontiguousarray(pixels), sizes)
+    return pictures
+
+
+def split_held_out(ids: Iterable[str], count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(trained, held out): `count` ids chosen by hash, so that adding pictures moves few of the others.
+
+    Raises:
+        InputError: nothing would be left to train on.
+    """
+    ordered = sorted(ids, key=lambda i: blake2b(f"held-out:{i}".encode()).digest())
+    if count >= len(ordered):
+        raise InputError(
+            "held_out", count, f"fewer than the {len(ordered)} pictures selected", "Lower held_out."
+        )
+    return tuple(sorted(ordered[count:])), tuple(sorted(ordered[:count]))

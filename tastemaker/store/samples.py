@@ -1,0 +1,115 @@
+"""Generated pictures on disk: a folder with the files and `samples.jsonl`, one line a picture."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tastemaker.errors import CorruptFile, InputError
+from tastemaker.records.codec import from_json
+from tastemaker.records.generation import Sample
+from tastemaker.store import jsonl
+
+SAMPLES = "samples.jsonl"
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """The pictures of one model for one prompt set.
+
+    Attributes:
+        folder: where the files lie.
+        samples: those whose file is there, by prompt id and index.
+        missing: (prompt id, sample index) of what a complete set has besides; every prompt needs as
+            many pictures as the richest one.
+    """
+
+    folder: Path
+    samples: tuple[Sample, ...]
+    missing: tuple[tuple[str, int], ...]
+
+    def only(self, prompt_ids: Collection[str]) -> "SampleSet":
+        """The samples of some prompts."""
+        return replace(self, samples=tuple(s for s in self.samples if s.prompt_id in prompt_ids))
+
+    def path(self, sample: Sample) -> Path:
+        """Where a sample's file lies."""
+        return self.folder / sample.file
+
+
+def read_samples(folder: Path | str) -> list[Sample]:
+    """The rows of `samples.jsonl`, whether or not their files are there, by prompt id and index.
+
+    A row that was written twice, as after a kill, counts once: the last one. Columns that a `Sample`
+    does not have are passed over.
+
+    Raises:
+        InputError: there is no `samples.jsonl`.
+        CorruptFile: a line is no sample.
+    """
+    path = Path(folder) / SAMPLES
+    if not path.is_file():
+        raise InputError(folder, f"no {SAMPLES}", "generated pictures", "Run the generate step.")
+    rows: dict[tuple[str, int], Sample] = {}
+    for number, line in enumerate(jsonl.read(path), start=1):
+        try:
+            sample = from_json(Sample, {k: line[k] for k in Sample.__dataclass_fields__})
+        except (KeyError, ValidationError) as error:
+            raise CorruptFile(f"{path}, line {number}: not a sample ({error})") from error
+        rows[sample.prompt_id, sample.sample_index] = sample
+    return [rows[key] for key in sorted(rows)]
+
+
+def load_sample_set(folder: Path | str, prompt_ids: Collection[str]) -> SampleSet:
+    """A sample set and what it lacks; a row whose file is gone or empty counts as missing.
+
+    Raises:
+        InputError: there is no `samples.jsonl`, or a sample belongs to none of the prompts.
+    """
+    folder = Path(folder)
+    rows = read_samples(folder)
+    wanted = set(prompt_ids)
+    odd = sorted({s.prompt_id for s in rows} - wanted)
+    if odd:
+        raise InputError(
+            folder,
+            f"pictures of {len(odd)} prompts that are not in the prompt set, first {odd[0]!r}",
+            f"pictures of its {len(wanted)} prompts",
+            "Give the prompt set that they were generated from.",
+        )
+    there = tuple(s for s in rows if _is_there(folder / s.file))
+    most = max((s.sample_index + 1 for s in rows), default=1)
+    have = {(s.prompt_id, s.sample_index) for s in there}
+    missing = sorted({(p, i) for p in wanted for i in range(most)} - have)
+    return SampleSet(folder, there, tuple(missing))
+
+
+def complete_prompts(sets: Sequence[SampleSet]) -> set[str]:
+    """Ids of the prompts that lack nothing in any of the sets."""
+    ids = {s.prompt_id for found in sets for s in found.samples}
+    return ids - {prompt for found in sets for prompt, _ in found.missing}
+
+
+def refuse_unpaired(sets: Sequence[SampleSet]) -> None:
+    """Check that the same prompt and index has the same seed, and so the same noise, in all sets.
+
+    Raises:
+        InputError: a seed differs, or a set has more pictures a prompt than another.
+    """
+    seeds = [{(s.prompt_id, s.sample_index): s.seed for s in found.samples} for found in sets]
+    for found, other in zip(sets[1:], seeds[1:], strict=True):
+        odd = sorted(k for k in seeds[0].keys() | other.keys() if seeds[0].get(k) != other.get(k))
+        if odd:
+            prompt, index = odd[0]
+            raise InputError(
+                found.folder,
+                f"{len(odd)} pictures without a partner of the same seed in {sets[0].folder}, first "
+                f"{prompt!r} number {index}",
+                "two sets from one prompt set and one run seed, so that their noise is paired",
+                "Generate both with the same `seed`, prompts and number of pictures.",
+            )
+
+
+def _is_there(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0

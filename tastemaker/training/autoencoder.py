@@ -1,0 +1,81 @@
+"""Training an autoencoder on pictures held in memory.
+
+Axes: B pictures, C colours or latent channels, H and W pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from tastemaker.diffusion.errors import per_image_mse
+from tastemaker.diffusion.noise import batch_noise
+from tastemaker.models.autoencoder import to_network_range
+from tastemaker.objectives.autoencoder import Autoencoding, psnr
+from tastemaker.objectives.protocol import Terms
+from tastemaker.records.draws import Draw
+from tastemaker.records.run import Visit
+
+
+def dihedral(picture: Tensor, which: int) -> Tensor:
+    """One of the eight symmetries of the square, `which` in 0..7, of a picture [C, H, W]."""
+    turned = torch.rot90(picture, which % 4, dims=(1, 2))
+    return turned.flip(2) if which >= 4 else turned
+
+
+class AutoencoderTask:
+    """Reconstruction of pictures, each seen in a random one of the square's eight symmetries."""
+
+    whole_batch = False
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        pictures: Mapping[str, Tensor],
+        objective: Autoencoding,
+        *,
+        seed: int,
+        held_out: Sequence[str] = (),
+    ) -> None:
+        """Args: pictures: id -> uint8 [3, H, W]; held_out: ids that are only validated on."""
+        self.vae, self.pictures, self.objective = vae, pictures, objective
+        self.seed, self.held_out = seed, tuple(held_out)
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The autoencoder."""
+        return {"vae": self.vae}
+
+    def terms(self, visits: Sequence[Visit]) -> Terms:
+        """Reconstruction and KL of each visit, with one latent sample."""
+        pixels = torch.stack([self._augmented(visit) for visit in visits])
+        posterior = self.vae.encode(to_network_range(pixels)).latent_dist
+        draws = [Draw(self.seed, "latent", v.sample_id, v.visit) for v in visits]
+        noise = batch_noise(draws, tuple(posterior.mean.shape[1:]))
+        reconstruction = self.vae.decode(posterior.mean + posterior.std * noise).sample
+        return self.objective(to_network_range(pixels), reconstruction, posterior.mean, posterior.logvar)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Mean squared error and PSNR (dB, peak to peak 2) of the held-out pictures, without latent noise."""
+        if not self.held_out:
+            return {}
+        pixels = to_network_range(torch.stack([self.pictures[i] for i in self.held_out]))
+        shown = self.vae.decode(self.vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
+        mse = per_image_mse(shown, pixels)
+        return {"validation/mse": float(mse.mean()), "validation/psnr_db": float(psnr(mse).mean())}
+
+    def _augmented(self, visit: Visit) -> Tensor:
+        which = Draw(self.seed, "symmetry", visit.sample_id, visit.visit).integer(8)
+        return dihedral(self.pictures[visit.sample_id], which)
+
+
+@torch.no_grad()
+def latent_statistics(vae: AutoencoderKL, pictures: Sequence[Tensor], batch: int = 64) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [C] of each latent channel over pictures uint8 [3, H, W]."""
+    means = [
+        vae.encode(to_network_range(torch.stack(list(pictures[start : start + batch])))).latent_dist.mean
+        for start in range(0, len(pictures), batch)
+    ]
+    latents = torch.cat(means).double()
+    return latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))

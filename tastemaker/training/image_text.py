@@ -1,0 +1,86 @@
+"""Training a small image-text model (CLIP) on pictures held in memory and their captions."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tastemaker.curation.prompts import CaptionChoice, choose_caption
+from tastemaker.models.image_text import ImageText
+from tastemaker.objectives.contrastive import Contrastive
+from tastemaker.objectives.protocol import Terms
+from tastemaker.records.draws import Draw
+from tastemaker.records.image import ImageRecord
+from tastemaker.records.run import Visit
+
+MAX_LOGIT_SCALE = math.log(100.0)
+"""CLIP's ceiling of the log scale (Radford et al. 2021, section 2.5, arXiv:2103.00020)."""
+
+
+class ImageTextTask:
+    """Symmetric contrastive training; pictures of one concept are each other's positives."""
+
+    whole_batch = True
+
+    def __init__(
+        self,
+        model: ImageText,
+        records: Mapping[str, ImageRecord],
+        pictures: Mapping[str, Tensor],
+        objective: Contrastive,
+        captions: CaptionChoice,
+        *,
+        seed: int,
+        held_out: Sequence[str] = (),
+    ) -> None:
+        """Args: records and pictures (uint8 [3, H, W]) by id; held_out: ids that are only validated on."""
+        self.model, self.records, self.pictures = model, records, pictures
+        self.objective, self.captions, self.seed = objective, captions, seed
+        self.held_out = tuple(held_out)
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The whole CLIP model."""
+        return {"clip": self.model.model}
+
+    def terms(self, visits: Sequence[Visit]) -> Terms:
+        """Contrastive loss of each visit against the others of the batch."""
+        texts = [
+            choose_caption(
+                self.records[v.sample_id],
+                self.captions,
+                Draw(self.seed, "prompt", v.sample_id, v.visit),
+            )
+            for v in visits
+        ]
+        pixels = torch.stack([self._augmented(v) for v in visits])
+        return self._terms(pixels, texts, [v.sample_id for v in visits])
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Loss and top-1 accuracy among the held-out pictures, first captions."""
+        if not self.held_out:
+            return {}
+        pixels = torch.stack([self.pictures[i] for i in self.held_out])
+        texts = [self.records[i].captions[0] for i in self.held_out]
+        terms = self._terms(pixels, texts, self.held_out)
+        figures = {f"validation/{name}": float(value.mean()) for name, value in terms.metrics.items()}
+        return {"validation/loss": float(terms.per_sample.mean()), **figures}
+
+    def _terms(self, pixels: Tensor, texts: Sequence[str], ids: Sequence[str]) -> Terms:
+        return self.objective(
+            self.model.picture_features(pixels),
+            self.model.text_features(texts),
+            self.model.model.logit_scale.clamp(max=MAX_LOGIT_SCALE),
+            [self.records[i].key for i in ids],
+        )
+
+    def _augmented(self, visit: Visit) -> Tensor:
+        """Shift by up to 4 pixels and mirror half of the time, edges repeated."""
+        picture = self.pictures[visit.sample_id]
+        random = Draw(self.seed, "shift", visit.sample_id, visit.visit).generator()
+        top, left, mirror = (int(random.integers(n)) for n in (9, 9, 2))
+        height, width = picture.shape[1:]
+        padded = nn.functional.pad(picture[None].float(), (4, 4, 4, 4), mode="replicate")[0]
+        moved = padded[:, top : top + height, left : left + width].to(picture.dtype)
+        return moved.flip(2) if mirror else moved

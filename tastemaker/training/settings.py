@@ -1,0 +1,40 @@
+"""How long, how fast and with which optimiser: the part of a configuration that every fit shares."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tastemaker.records.config import Config
+from tastemaker.training.lr import LrCourse
+from tastemaker.training.optimizer import AdamWConfig
+
+
+class TrainingSettings(Config):
+    """Counted in images (one sample, one visit); steps are derived."""
+
+    seed: int = 0
+    """Every draw of the run depends on it."""
+    images_total: int = Field(gt=0)
+    """How many images the run sees, repeats counted."""
+    batch: int = Field(default=32, gt=0)
+    """Images per optimiser step, over all micro-batches."""
+    micro_batch: int | None = Field(default=None, gt=0)
+    """Images per forward pass; the batch when not given. Never changes the result, only the memory."""
+    optimizer: AdamWConfig = AdamWConfig()
+    """Learning rates and AdamW's other figures."""
+    lr_course: LrCourse = LrCourse()
+    """Warm-up and fall of the learning rate."""
+    autocast: Literal["none", "bf16"] = "none"
+    """Precision of the forward pass; weights, losses and the optimiser stay in fp32. Chosen by us."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """Largest norm of the whole gradient."""
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Decay per step of the averaged weights that are exported; 0 exports the last weights."""
+    log_every_images: int = Field(default=1_000, gt=0)
+    """How often a line of figures is written."""
+    validate_every_images: int = Field(default=10_000, gt=0)
+    """How often the fixed grids are computed."""
+    save_every_images: int = Field(default=20_000, gt=0)
+    """How often a checkpoint is written; a killed run loses at most this."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    """How many of the newest checkpoints stay."""

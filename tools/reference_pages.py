@@ -1,0 +1,216 @@
+"""Write the pages of the docs that are made from the code: commands, stages, packaged recipes.
+
+`make fmt` calls it; a test fails when a page is older than the code.
+"""
+
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DOCS = REPOSITORY / "docs"
+START, END = "<!-- {name}: written by tools/reference_pages.py -->", "<!-- end -->"
+
+
+def stages_page() -> str:
+    """Every stage with every key of its configuration."""
+    from tastemaker.recipe.stages import STAGES, load_stage
+
+    lines = [
+        "# Stages",
+        "",
+        "What a step of a recipe can do, with every key that it takes. Made from the code: each",
+        "text is the docstring under a field. An *input* names an earlier step, a path or a model.",
+        "",
+    ]
+    for name in STAGES:
+        stage = load_stage(name, STAGES)
+        module = sys.modules[stage.config.__module__]
+        about = re.sub(r"^Stage: ", "", (module.__doc__ or "").strip().splitlines()[0])
+        lines += [f"## {name}", "", about[0].upper() + about[1:], "", _prose(stage.config), ""]
+        lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
+        lines += [*_rows(stage.config, "", stage.config.inputs), ""]
+    return "\n".join(lines)
+
+
+def commands_page() -> str:
+    """Every command with its arguments and options."""
+    from tastemaker.cli.app import app
+
+    root = typer.main.get_command(app)
+    lines = [
+        "# Commands",
+        "",
+        "Made from the code: the same texts as `tastemaker COMMAND --help`. Exit codes are those",
+        "of [Run folders](run-folder.md#exit-codes).",
+        "",
+    ]
+    for path, command in _commands(root, ("tastemaker",)):
+        context = click.Context(command, info_name=" ".join(path))
+        usage = command.get_usage(context).removeprefix("Usage: ")
+        lines += [f"## {' '.join(path)}", "", "```", " ".join(usage.split()), "```", ""]
+        lines += [_plain_help(command.help or ""), ""]
+        rows = [
+            _parameter_row(p, context) for p in command.params if not getattr(p, "hidden", False)
+        ]
+        if rows:
+            lines += ["| argument or option | default | meaning |", "|---|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def recipes_table() -> str:
+    """The packaged recipes: name, purpose, arguments."""
+    from tastemaker.recipe.yaml_text import parse_yaml
+
+    folder = REPOSITORY / "tastemaker" / "recipes"
+    lines = ["| recipe | what it does | arguments |", "|---|---|---|"]
+    for path in sorted(folder.rglob("*.yaml")):
+        recipe = parse_yaml(path.read_text(), path.name).value
+        arguments = ", ".join(
+            f"`{name}`" + ("" if "default" in (about or {}) else " (must be given)")
+            for name, about in (recipe.get("arguments") or {}).items()
+        )
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        lines.append(f"| `{name}` | {_cell(recipe.get('about', ''))} | {arguments} |")
+    return "\n".join(lines)
+
+
+def pages() -> dict[Path, str]:
+    """Every generated page and its text as it should be."""
+    recipes = DOCS / "recipes.md"
+    return {
+        DOCS / "stages.md": stages_page(),
+        DOCS / "commands.md": commands_page(),
+        recipes: _between(recipes.read_text(), "packaged recipes", recipes_table()),
+    }
+
+
+def _between(text: str, name: str, content: str) -> str:
+    start = START.format(name=name)
+    before, _, rest = text.partition(start)
+    _, _, after = rest.partition(END)
+    return f"{before}{start}\n\n{content}\n\n{END}{after}"
+
+
+def _rows(
+    model: type[BaseModel], prefix: str, inputs: dict[str, str] | None = None
+) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{name}"
+        nested = _models(field.annotation)
+        kind = (
+            f"input: {inputs[name]}" if inputs and name in inputs else _type_name(field.annotation)
+        )
+        yield f"| `{key}` | {kind} | {_default(field)} | {_cell(field.description or '')} |"
+        for inner in nested:
+            choice = _discriminator(inner)
+            label = f"{key} ({choice})." if len(nested) > 1 and choice else f"{key}."
+            yield from _rows(inner, label)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def _discriminator(model: type[BaseModel]) -> str | None:
+    field = model.model_fields.get("kind")
+    return None if field is None else str(field.default)
+
+
+def _type_name(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in get_args(annotation))
+    if origin in (typing.Union, types.UnionType):
+        parts = [_type_name(part) for part in get_args(annotation) if part is not type(None)]
+        return " or ".join(dict.fromkeys(parts))
+    if origin is typing.Annotated:
+        return _type_name(get_args(annotation)[0])
+    if origin in (tuple, list):
+        inside = dict.fromkeys(_type_name(p) for p in get_args(annotation) if p is not Ellipsis)
+        return f"list of {' and '.join(inside)}"
+    if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return "keys and values" if origin is dict else "group"
+    names = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
+    return names.get(annotation, getattr(annotation, "__name__", "value"))
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "*required*"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        kind = getattr(value, "kind", None)
+        return f"`{kind}`" if kind else "below"
+    if value is None or value is PydanticUndefined:
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple | list):
+        return f"`{[getattr(part, 'kind', part) for part in value]}`"
+    return f"`{value}`"
+
+
+def _commands(
+    command: click.Command, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    children = getattr(command, "commands", {})
+    if not children:
+        yield path, command
+    for name, child in children.items():
+        if not child.hidden:
+            yield from _commands(child, (*path, name))
+
+
+def _parameter_row(parameter: Any, context: click.Context) -> str:
+    is_option = parameter.param_type_name == "option"
+    names = (
+        [*parameter.opts, *parameter.secondary_opts]
+        if is_option
+        else [parameter.human_readable_name]
+    )
+    default = parameter.get_default(context)
+    empty = default is None or default is False or default in ((), [], "") or callable(default)
+    shown = "*required*" if parameter.required else ("" if empty else f"`{default}`")
+    return (
+        f"| {', '.join(f'`{name}`' for name in names)} | {shown} | {_cell(parameter.help or '')} |"
+    )
+
+
+def _plain_help(text: str) -> str:
+    """Help text as Markdown: rich's markup goes, the marks of verbatim blocks become fences."""
+    text = re.sub(r"\[/?[a-z ]+\]", "", text.replace("\f", ""))
+    return re.sub(r"\x08\n((?:.+\n?)+)", lambda m: f"```\n{m[1].rstrip()}\n```\n", text).strip()
+
+
+def _prose(model: type[BaseModel]) -> str:
+    return " ".join((model.__doc__ or "").split())
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def main() -> None:
+    """Write what has changed."""
+    for path, text in pages().items():
+        text = text.rstrip() + "\n"
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+            sys.stderr.write(f"wrote {path.relative_to(REPOSITORY)}\n")
+
+
+if __name__ == "__main__":
+    main()
