@@ -42,15 +42,16 @@ check: $(VENV)/.dev  ## format, lint, imports, types, dependencies, spelling
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright
-	$(BIN)/deptry tastemaker
+	$(BIN)/deptry .
 	$(BIN)/codespell
 
-fmt: $(VENV)/.dev  ## format and fix what can be fixed
+fmt: $(VENV)/.dev  ## format, fix what can be fixed, write the generated pages of the docs
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python tools/reference_pages.py
 
 bench: $(VENV)/.dev  ## speed of the parts that matter, in CPU seconds
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m bench -s
+	@for file in benchmarks/*.py; do echo "$$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done
 
 docs: $(VENV)/.dev  ## build the docs into site/; a broken link or anchor is an error
 	$(BIN)/zensical build --clean --strict

@@ -119,3 +119,9 @@ def test_same_concept() -> None:
         [False, True, False],
         [True, False, True],
     ]
+
+
+def test_accuracy_asks_both_ways() -> None:
+    """Picture 1 is nearer to text 0 than to its own; text 1 still likes it best of all."""
+    pictures, texts = torch.tensor([[1.0, 0.0], [1.0, 0.1]]), torch.eye(2)
+    assert Contrastive()(pictures, texts, SCALE, [0, 1]).metrics["accuracy"].tolist() == [1.0, 0.5]

@@ -48,9 +48,16 @@ def test_the_modules_hold_it_only_inside_even_after_an_error():
     layer = constant(1.0)
     average = Average({"m": layer}, decay=0.5)
     put(layer, 3.0)
-    with pytest.raises(RuntimeError), average.applied():
-        assert layer.weight[0, 0] == 1.0
-        raise RuntimeError
+    seen = []
+
+    def fail() -> None:
+        with average.applied():
+            seen.append(layer.weight[0, 0].item())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert seen == [1.0]
     assert layer.weight[0, 0] == 3.0
 
 

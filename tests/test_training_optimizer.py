@@ -61,7 +61,9 @@ def test_the_update_is_adamw_as_published():
         m, v = 0.8 * m + 0.2 * grad, 0.9 * v + 0.1 * grad**2
         update = (m / (1 - 0.8**step)) / ((v / (1 - 0.9**step)) ** 0.5 + 1e-6)
         theta = theta - 0.01 * (update + 0.1 * theta)
-        torch.testing.assert_close(layer.weight.detach(), torch.from_numpy(theta), rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            layer.weight.detach(), torch.from_numpy(theta), rtol=1e-12, atol=0
+        )
 
 
 def test_a_rate_for_an_unknown_part_is_refused():

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import click
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -45,9 +44,6 @@ def stages_page() -> str:
 
 def commands_page() -> str:
     """Every command with its arguments and options."""
-    from tastemaker.cli.app import app
-
-    root = typer.main.get_command(app)
     lines = [
         "# Commands",
         "",
@@ -55,10 +51,10 @@ def commands_page() -> str:
         "of [Run folders](run-folder.md#exit-codes).",
         "",
     ]
-    for path, command in _commands(root, ("tastemaker",)):
-        context = click.Context(command, info_name=" ".join(path))
-        usage = command.get_usage(context).removeprefix("Usage: ")
-        lines += [f"## {' '.join(path)}", "", "```", " ".join(usage.split()), "```", ""]
+    for path, command in all_commands():
+        context = command.context_class(command, info_name=" ".join(path))
+        usage = [*path, *command.collect_usage_pieces(context)]
+        lines += [f"## {' '.join(path)}", "", "```", " ".join(usage), "```", ""]
         lines += [_plain_help(command.help or ""), ""]
         rows = [
             _parameter_row(p, context) for p in command.params if not getattr(p, "hidden", False)
@@ -66,6 +62,13 @@ def commands_page() -> str:
         if rows:
             lines += ["| argument or option | default | meaning |", "|---|---|---|", *rows, ""]
     return "\n".join(lines)
+
+
+def all_commands() -> list[tuple[tuple[str, ...], Any]]:
+    """Every command that is not hidden, by the words that call it."""
+    from tastemaker.cli.app import app
+
+    return list(_commands(typer.main.get_command(app), ("tastemaker",)))
 
 
 def recipes_table() -> str:
@@ -107,7 +110,7 @@ def _rows(
 ) -> Iterator[str]:
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}"
-        nested = _models(field.annotation)
+        nested = models_in(field.annotation)
         kind = (
             f"input: {inputs[name]}" if inputs and name in inputs else _type_name(field.annotation)
         )
@@ -118,10 +121,11 @@ def _rows(
             yield from _rows(inner, label)
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The pydantic models inside a type: one for a group of keys, several for a choice."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in get_args(annotation) for model in _models(part)]
+    return [model for part in get_args(annotation) for model in models_in(part)]
 
 
 def _discriminator(model: type[BaseModel]) -> str | None:
@@ -163,9 +167,7 @@ def _default(field: FieldInfo) -> str:
     return f"`{value}`"
 
 
-def _commands(
-    command: click.Command, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def _commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     children = getattr(command, "commands", {})
     if not children:
         yield path, command
@@ -174,19 +176,17 @@ def _commands(
             yield from _commands(child, (*path, name))
 
 
-def _parameter_row(parameter: Any, context: click.Context) -> str:
-    is_option = parameter.param_type_name == "option"
-    names = (
-        [*parameter.opts, *parameter.secondary_opts]
-        if is_option
-        else [parameter.human_readable_name]
-    )
+def _parameter_row(parameter: Any, context: Any) -> str:
+    names = [*parameter.opts, *parameter.secondary_opts]
+    shown = [f"`{name}`" for name in names]
+    if parameter.param_type_name == "argument":
+        shown = [f"`{(parameter.metavar or parameter.name.upper()).replace('|', '` or `')}`"]
+    elif parameter.metavar:
+        shown[-1] = f"`{names[-1]} {parameter.metavar}`"
     default = parameter.get_default(context)
     empty = default is None or default is False or default in ((), [], "") or callable(default)
-    shown = "*required*" if parameter.required else ("" if empty else f"`{default}`")
-    return (
-        f"| {', '.join(f'`{name}`' for name in names)} | {shown} | {_cell(parameter.help or '')} |"
-    )
+    value = "*required*" if parameter.required else ("" if empty else f"`{default}`")
+    return f"| {', '.join(shown)} | {value} | {_cell(parameter.help or '')} |"
 
 
 def _plain_help(text: str) -> str:

@@ -4,6 +4,7 @@ A layer W gains W x + (alpha / rank) B A x; B starts at zero, so that a new adap
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,8 +31,8 @@ def add_lora(
 ) -> list[nn.Parameter]:
     """Put new adapters into the UNet and freeze everything else; the parameters that now learn.
 
-    The adapters are kept in fp32 at every precision of the model: updates of a half-precision weight
-    get lost in rounding.
+    The adapters are kept in fp32 at every precision of the model: small updates of half-precision
+    numbers are lost in rounding.
 
     Args:
         family: changed in place.
@@ -88,6 +89,41 @@ def lora_parameters(family: "Family") -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in named if ".lora_" in name}
 
 
+@dataclass(frozen=True)
+class LoraSettings:
+    """What describes the adapters of a model.
+
+    Attributes:
+        rank: r of every update.
+        alpha: the update is scaled by alpha / rank.
+        targets: ends of the names of the adapted layers, sorted.
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+
+
+def lora_settings(family: "Family") -> LoraSettings:
+    """Settings of the adapters in a model.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not has_lora(family):
+        raise InputError("model", "no adapters", "a model with adapters", "Add or load them first.")
+    config = _unet(family).peft_config[_NAME]
+    targets = config.target_modules
+    # A saved file may name every layer in full; their last parts say it shorter.
+    ends = {_end(name) for name in ([targets] if isinstance(targets, str) else targets)}
+    return LoraSettings(int(config.r), float(config.lora_alpha), tuple(sorted(ends)))
+
+
+def _end(name: str) -> str:
+    known = ("to_out.0", "ff.net.0.proj", "ff.net.2")
+    return next((k for k in known if name.endswith(k)), name.rsplit(".", 1)[-1])
+
+
 def save_lora(family: "Family", folder: Path) -> Path:
     """Write `pytorch_lora_weights.safetensors` as diffusers and PEFT have it; the file.
 
@@ -97,7 +133,6 @@ def save_lora(family: "Family", folder: Path) -> Path:
     Raises:
         InputError: the model has no adapters.
     """
-    from diffusers.training_utils import _collate_lora_metadata
     from peft.utils import get_peft_model_state_dict
 
     if not has_lora(family):
@@ -108,7 +143,7 @@ def save_lora(family: "Family", folder: Path) -> Path:
         pipeline.save_lora_weights(
             folder,
             unet_lora_layers=get_peft_model_state_dict(unet, adapter_name=_NAME),
-            **_collate_lora_metadata({"unet": unet}),
+            unet_lora_adapter_metadata=unet.peft_config[_NAME].to_dict(),
         )
     return folder / ADAPTER_FILE
 
@@ -126,7 +161,6 @@ def load_lora(family: "Family", path: Path) -> None:
         raise InputError(
             "model", "adapters inside it", "a plain model", "Merge or unload them first."
         )
-    kept = family.precision
     try:
         with quiet():
             family.pipeline().load_lora_weights(
@@ -136,12 +170,11 @@ def load_lora(family: "Family", path: Path) -> None:
         raise _misfit(file, str(error).strip().splitlines()[0]) from error
     if not has_lora(family):
         raise _misfit(file, "no layer of this model's UNet")
-    assert family.precision == kept
     family.trainable(())
 
 
 def merge_lora(family: "Family") -> None:
-    """Add every update to its weight and take the adapters out; the model is plain again, and moved."""
+    """Add every update to its weight and take the adapters out; the model is plain again."""
     unet = _unet(family)
     with quiet():
         unet.fuse_lora(adapter_names=[_NAME])

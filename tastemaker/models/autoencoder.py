@@ -5,7 +5,10 @@ Pixels cross every border of `models` as uint8, or as floats in [0, 1]; the netw
 [-1, 1].
 """
 
+import json
 from collections.abc import Mapping
+from hashlib import blake2b
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
 
@@ -111,6 +114,15 @@ def _scaling(vae: AutoencoderKL) -> tuple[Float[Tensor, "1 k 1 1"], Float[Tensor
     return factor, torch.tensor(float(config.get("shift_factor") or 0.0)).view(1, 1, 1, 1)
 
 
+def weights_hash(module: nn.Module) -> str:
+    """Hash of a network's weights, names and types; latents of another autoencoder have another hash."""
+    digest = blake2b(digest_size=32)
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 @torch.no_grad()
 def set_posterior_logvar(vae: AutoencoderKL, logvar: float) -> None:
     """Start a new autoencoder with nearly this log-variance everywhere.
@@ -167,3 +179,17 @@ def _pointwise(vae: AutoencoderKL, name: str) -> nn.Conv2d:
 def _bias(convolution: nn.Conv2d) -> Tensor:
     assert convolution.bias is not None
     return convolution.bias
+
+
+def autoencoder_hash(vae: AutoencoderKL) -> str:
+    """Hash of the weights and of the settings that decide what latents are; 64 hex digits.
+
+    A copy in another place or of another save has the same hash.
+    """
+    digest = blake2b(digest_size=32)
+    fields = {k: v for k, v in vae.config.items() if not k.startswith("_")}
+    digest.update(json.dumps(fields, sort_keys=True, default=str).encode())
+    for name, value in sorted(vae.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

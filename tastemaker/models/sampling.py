@@ -74,8 +74,8 @@ def latent_shape(family: "Family", size: Size) -> tuple[int, int, int]:
         InputError: the size is no multiple of what the networks halve it by.
     """
     factor = family.latent_factor
-    blocks = len(family.parts["unet"].config["block_out_channels"])  # pyright: ignore
-    least = factor * 2 ** (blocks - 1)
+    unet: Any = family.parts["unet"]
+    least = factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
     if size.h % least or size.w % least:
         raise InputError("size", size, f"multiples of {least} pixels", "Round the size.")
     return family.latent_channels, size.h // factor, size.w // factor

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tastemaker.errors import InputError, TastemakerError
-from tastemaker.recipe.content import ContentKeys
+from tastemaker.recipe.content import ContentKeys, run_contents
 from tastemaker.recipe.inputs import PICTURES
 from tastemaker.recipe.plan import FromStep, PlannedStep, make_plan
 from tastemaker.recipe.schema import Recipe
@@ -18,12 +18,12 @@ _LEAST_FREE = 200 * 2**20
 _LITTLE_FREE = 2 * 2**30
 
 
-def check_recipe(recipe: Recipe, run: RunDir) -> list[Finding]:
+def check_recipe(recipe: Recipe, run: RunDir, contents: ContentKeys | None = None) -> list[Finding]:
     """What is wrong, fatal or not, with the inputs, the steps and the place of a run.
 
     Steps that are finished in the run folder are not checked again.
     """
-    planned, problems = make_plan(recipe, ContentKeys(run.path / "inputs.json"))
+    planned, problems = make_plan(recipe, contents or run_contents(run))
     findings = [_finding(place, error) for place, error in problems]
     findings += _place(run.path)
     for one in planned:

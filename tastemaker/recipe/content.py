@@ -7,8 +7,14 @@ from pathlib import Path
 
 from tastemaker.store.atomic import write_json
 from tastemaker.store.hashing import hash_file, hash_json
+from tastemaker.store.rundir import RunDir
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def run_contents(run: RunDir) -> "ContentKeys":
+    """The keys that a run folder remembers."""
+    return ContentKeys(run.path / "inputs.json")
 
 
 class ContentKeys:
@@ -29,7 +35,7 @@ class ContentKeys:
                 self._known = known if isinstance(known, dict) else {}
 
     def key(self, path: Path) -> str:
-        """Hash of a file, or of the names and contents of a folder's files, hidden ones left out."""
+        """Hash of a file, or of the names and contents of a folder's files; not of hidden ones."""
         if path.is_file():
             return self._file(path)
         if path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name):

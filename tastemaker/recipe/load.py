@@ -1,7 +1,7 @@
 """A recipe file and the user's overrides to a resolved recipe, or to all that is wrong in them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,15 @@ from tastemaker.recipe.find import find_recipe
 from tastemaker.recipe.names import did_you_mean, one_of
 from tastemaker.recipe.overrides import override_step, split_pair
 from tastemaker.recipe.references import check_references
-from tastemaker.recipe.schema import STEP_KEYS, Origin, Recipe, RecipeFile, Step, origin_of
+from tastemaker.recipe.schema import (
+    STEP_KEYS,
+    Origin,
+    OriginKind,
+    Recipe,
+    RecipeFile,
+    Step,
+    origin_of,
+)
 from tastemaker.recipe.stages import STAGES, StageTable, load_stage
 from tastemaker.recipe.values import build_config
 from tastemaker.recipe.yaml_text import Path as KeyPath
@@ -57,7 +65,8 @@ def resolved_text(recipe: Recipe) -> str:
     steps = []
     for step in recipe.steps:
         values = _escape(step.config.model_dump(mode="json"))
-        steps.append({"name": step.name, "stage": step.stage.name, **values})
+        own = {"name": step.name, "stage": step.stage.name}
+        steps.append({**own, **values, **own})
     # A citation does not cover what the user has changed.
     held = {
         path: citation
@@ -147,7 +156,6 @@ class _Loading:
         self.problems.append(RecipeError(where, got, expected, todo))
 
     def _check_arguments(self, file: RecipeFile) -> None:
-        text = _strings(self.yaml.value.get("steps"))
         for name in file.arguments:
             where = self._where(("arguments", name))
             if name == "seed" or not _NAME.fullmatch(name):
@@ -156,10 +164,6 @@ class _Loading:
                     f"the name '{name}'",
                     "small letters, digits, _ or -; not seed",
                     "Rename it.",
-                )
-            elif f"${name}" not in text:
-                self._problem(
-                    where, "an argument that no step uses", f"${name} in a step", "Use it."
                 )
 
     def _raw_steps(self, file: RecipeFile) -> dict[str, dict[str, Any]]:
@@ -199,31 +203,35 @@ class _Loading:
                     f"'{name}'", "nothing", argument.about or "a value", f"Add {name}=VALUE."
                 )
 
-        def fill(value: Any, step: str, path: tuple[str, ...]) -> Any:
-            if isinstance(value, dict):
-                return {key: fill(part, step, (*path, key)) for key, part in value.items()}
-            if isinstance(value, list):
-                return [fill(part, step, path) for part in value]
-            if not isinstance(value, str) or not value.startswith("$"):
-                return value
-            if value.startswith("$$"):
-                return value[1:]
-            name = value[1:]
+        def value_of(name: str, step: str, path: KeyPath) -> Any:
             if name not in file.arguments:
+                known = [f"${n}" for n in file.arguments]
                 self._problem(
                     self._step_where(step, path),
-                    f"the argument '{value}'",
-                    f"{one_of(f'${n}' for n in file.arguments)}; $$ for a plain $",
-                    did_you_mean(value, [f"${n}" for n in file.arguments], "Add it to arguments."),
+                    f"the argument '${name}'",
+                    f"{one_of(known)}; $$ for a plain $",
+                    did_you_mean(f"${name}", known, "Add it to arguments."),
                 )
-                return value
-            origins[step][".".join(path)] = (
-                Origin("command line", name) if name in given else Origin("argument", name)
-            )
+                return None
+            kind: OriginKind = "command line" if name in given else "argument"
+            origins[step][".".join(map(str, path))] = Origin(kind, name)
             return given.get(name, file.arguments[name].default)
 
         for step, values in raw.items():
-            raw[step] = fill(values, step, ())
+            raw[step] = _filled(
+                values, (), lambda name, path, step=step: value_of(name, step, path)
+            )
+        self._stop_if_wrong()
+        self._refuse_idle_arguments(file)
+
+    def _refuse_idle_arguments(self, file: RecipeFile) -> None:
+        text = _strings(self.yaml.value["steps"])
+        for name in file.arguments:
+            if f"${name}" not in text:
+                where = self._where(("arguments", name))
+                self._problem(
+                    where, "an argument that no step uses", f"${name} in a step", "Use it."
+                )
 
     def _step_where(self, step: str, path: KeyPath) -> str:
         dotted = ".".join(["recipe", step, *(str(part) for part in path)])
@@ -248,6 +256,9 @@ class _Loading:
             except RecipeError as problem:
                 self.problems.append(problem)
                 continue
+            if "name" in stage.config.model_fields:
+                # What such a stage makes is called as the step is.
+                values = {**values, "name": name}
             if "seed" in stage.config.model_fields and "seed" not in values:
                 values = {**values, "seed": seed}
                 origins[name]["seed"] = seed_origin
@@ -266,8 +277,11 @@ class _Loading:
 
     def _check_stated(self, file: RecipeFile, steps: Sequence[Step]) -> None:
         known = {path for step in steps for path in value_paths(step)}
+        by_name = {step.name: step for step in steps}
         for path in file.stated:
-            if path not in known:
+            step = by_name.get(path.partition(".")[0])
+            gone = step and step.origin(path.partition(".")[2]).kind == "command line"
+            if path not in known and not gone:
                 self._problem(
                     self._where(("stated", path)),
                     f"the path '{path}'",
@@ -289,6 +303,17 @@ def value_paths(step: Step) -> list[str]:
     for key, value in step.config.model_dump(mode="json").items():
         walk(value, f"{step.name}.{key}")
     return paths
+
+
+def _filled(value: Any, path: KeyPath, value_of: Callable[[str, KeyPath], Any]) -> Any:
+    """The value with every text `$name` replaced by the argument's value; `$$` is a plain `$`."""
+    if isinstance(value, dict):
+        return {key: _filled(part, (*path, key), value_of) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_filled(part, path, value_of) for part in value]
+    if not isinstance(value, str) or not value.startswith("$"):
+        return value
+    return value[1:] if value.startswith("$$") else value_of(value[1:], path)
 
 
 def _escape(value: Any) -> Any:

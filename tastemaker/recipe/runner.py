@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tastemaker.errors import Interrupted, RecipeError, TastemakerError
-from tastemaker.recipe.content import ContentKeys
+from tastemaker.recipe.content import ContentKeys, run_contents
 from tastemaker.recipe.facts import machine, versions
+from tastemaker.recipe.grow import grown
 from tastemaker.recipe.load import resolved_text
 from tastemaker.recipe.plan import FromStep, PlannedStep, make_plan
 from tastemaker.recipe.schema import Recipe
@@ -64,7 +65,14 @@ class StepSkipped:
 StepEvent = StepStarted | StepDone | StepSkipped
 
 
-def run_recipe(recipe: Recipe, run: RunDir, *, command: Sequence[str] = ()) -> Iterator[StepEvent]:
+def run_recipe(
+    recipe: Recipe,
+    run: RunDir,
+    *,
+    command: Sequence[str] = (),
+    contents: ContentKeys | None = None,
+    grow: bool = False,
+) -> Iterator[StepEvent]:
     """Do every step of a recipe that is not done, in order; yield what happens.
 
     The run folder must have been entered (`with RunDir(path) as run`), which holds its lock.
@@ -73,13 +81,15 @@ def run_recipe(recipe: Recipe, run: RunDir, *, command: Sequence[str] = ()) -> I
         recipe: the resolved recipe.
         run: where to work.
         command: what the user typed, for the record and for the message after Ctrl-C.
+        contents: hashes of inputs, when some are known already.
+        grow: keep the steps that the folder has from earlier recipes, and add these.
 
     Raises:
         RecipeError: an input is not there; further ones are its notes.
         Interrupted: Ctrl-C.
         TastemakerError: a step failed; a note names the step.
     """
-    contents = ContentKeys(run.path / "inputs.json")
+    contents = contents or run_contents(run)
     planned, problems = make_plan(recipe, contents)
     if problems:
         first, *others = [error for _, error in problems]
@@ -88,8 +98,11 @@ def run_recipe(recipe: Recipe, run: RunDir, *, command: Sequence[str] = ()) -> I
         raise first
     contents.save()
     text = resolved_text(recipe)
+    entries = [one.entry() for one in planned]
+    if grow:
+        text, entries = grown(run, text, entries)
     run.save_recipe(text)
-    run.save_plan(one.entry() for one in planned)
+    run.save_plan(entries)
     facts = _facts(recipe, text, command, run.facts())
     run.save_facts(facts)
     run.event("run", recipe=recipe.name, command=list(command))

@@ -10,7 +10,7 @@ from tastemaker.recipe.stages import Stage, StageTable, load_stage
 from tastemaker.records.config import Config
 
 STEP_KEYS = ("name", "stage")
-"""Keys of a step that are not its stage's configuration."""
+"""Keys of every step; a stage's configuration with a field `name` gets the step's."""
 
 
 class Argument(Config):

@@ -56,6 +56,7 @@ STAGES: dict[str, str] = {
         "prompts",
         "fit",
         "fit_autoencoder",
+        "fit_tokenizer",
         "fit_image_text",
         "assemble",
         "generate",

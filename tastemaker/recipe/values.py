@@ -1,7 +1,8 @@
 """Plain values to a strict configuration, and what is wrong with them in words."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -18,9 +19,10 @@ _ONE_FOR_MANY = {"tuple_type", "list_type", "set_type", "frozen_set_type"}
 def build_config(
     cls: type[C], values: Mapping[str, Any], where: Callable[[Path], str]
 ) -> tuple[C | None, list[RecipeError]]:
-    """Make a configuration; a single value where a list is asked for becomes a list of one.
+    """Make a configuration. Strict: text is no number, 1 is not true.
 
-    Strict: text is no number, 1 is not true.
+    A single value where a list is asked for becomes a list of one, and a part that is given in part
+    keeps the rest of its default.
 
     Args:
         cls: the class of the configuration.
@@ -30,6 +32,7 @@ def build_config(
     Returns:
         The configuration and no errors, or None and all errors.
     """
+    values = _with_defaults(cls, values)
     try:
         return _validate(cls, values), []
     except ValidationError as error:
@@ -43,6 +46,22 @@ def build_config(
 def _validate(cls: type[C], values: Mapping[str, Any]) -> C:
     # In JSON mode strictness still lets a list be a tuple and a text be a path.
     return cls.model_validate_json(json.dumps(values), strict=True)
+
+
+def _with_defaults(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay parts over the defaults of their fields, where those are configurations themselves."""
+    merged = dict(values)
+    for name, field in cls.model_fields.items():
+        given, default = values.get(name), field.default
+        if not isinstance(given, dict) or not isinstance(default, BaseModel):
+            continue
+        tag = field.discriminator if isinstance(field.discriminator, str) else None
+        if tag is not None and given.get(tag, getattr(default, tag)) != getattr(default, tag):
+            continue
+        own = {} if tag is None else {tag: getattr(default, tag)}
+        own |= default.model_dump(mode="json", exclude_unset=True)
+        merged[name] = _with_defaults(type(default), {**own, **given})
+    return merged
 
 
 def _with_lists(values: Mapping[str, Any], error: ValidationError) -> dict[str, Any]:
@@ -71,11 +90,13 @@ def _translate(
         return RecipeError(
             place, "an unknown key", one_of(known), did_you_mean(str(path[-1]), known, "Remove it.")
         )
+    if detail["type"].startswith("union_tag"):
+        return _wrong_tag(cls, detail, place)
     about = _about(cls, detail["loc"])
     if detail["type"] == "missing":
         return RecipeError(place, "nothing", "a value", f"Add the key. {about}".strip())
     got = repr(detail["input"])
-    options = [option for option in _literals(detail) if isinstance(option, str)]
+    options = _quoted(detail.get("ctx", {}).get("expected", ""))
     todo = did_you_mean(str(detail["input"]), options, about or "Correct the value.")
     return RecipeError(place, got if len(got) < 80 else got[:77] + "...", _expected(detail), todo)
 
@@ -102,11 +123,19 @@ def _expected(detail: Any) -> str:
     return f"a number {message}" if message.startswith(("greater", "less")) else message
 
 
-def _literals(detail: Any) -> Iterable[Any]:
-    text = detail.get("ctx", {}).get("expected", "") or detail.get("ctx", {}).get(
-        "expected_tags", ""
-    )
-    return text.replace(" or ", ", ").replace("'", "").split(", ") if text else ()
+def _wrong_tag(cls: type[BaseModel], detail: Any, place: str) -> RecipeError:
+    tag = detail["ctx"]["discriminator"].strip("'")
+    known = _quoted(detail["ctx"].get("expected_tags", "")) or [
+        str(model.model_fields[tag].default) for model in _models_at(cls, detail["loc"])
+    ]
+    got = detail["ctx"].get("tag")
+    todo = did_you_mean(str(got), known, f"Write {tag}: {known[0]}, for example.")
+    return RecipeError(place, f"{tag}: {got}" if got else f"no {tag}", one_of(known), todo)
+
+
+def _quoted(text: Any) -> list[str]:
+    """`'a', 'b' or 'c'` -> a, b, c."""
+    return re.findall(r"'([^']*)'", str(text))
 
 
 def field_names(cls: type[BaseModel], path: Path) -> list[str]:

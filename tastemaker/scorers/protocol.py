@@ -1,22 +1,22 @@
-"""What a scorer is: a number for a picture, or for a picture and a text, that carries its own provenance."""
+"""What a scorer is: a number for a picture, or for picture and text, with its provenance."""
 
 import json
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 import numpy as np
 
 Needs = Literal["image", "image+text", "image+concept"]
 
 
-@runtime_checkable
 class Scorer(Protocol):
     """One figure per picture. Whatever changes a value changes `version` or `preprocessing`.
 
     Attributes:
         name: short name; the name of the column that the values go to.
-        version: of the scorer itself and what it was fitted on; values of two versions are never compared.
+        version: of the scorer itself and what it was fitted on; values of two versions are never
+            compared.
         backbone: the frozen model underneath, with the hash of its weights where they are a file.
         preprocessing: `preprocessing_hash` of how pixels become the model's input.
         unit: `cosine`, `rank`, `probability`, ...
@@ -25,22 +25,14 @@ class Scorer(Protocol):
         needs: whether a text, or the name of a concept, goes with every picture.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def backbone(self) -> str: ...
-    @property
-    def preprocessing(self) -> str: ...
-    @property
-    def unit(self) -> str: ...
-    @property
-    def range(self) -> tuple[float, float]: ...
-    @property
-    def higher_is_better(self) -> bool: ...
-    @property
-    def needs(self) -> Needs: ...
+    name: str
+    version: str
+    backbone: str
+    preprocessing: str
+    unit: str
+    range: tuple[float, float]
+    higher_is_better: bool
+    needs: Needs
 
     def score(self, pictures: Sequence[np.ndarray], texts: Sequence[str] | None) -> np.ndarray:
         """Score a batch; no value depends on the other pictures of the batch.
@@ -72,7 +64,7 @@ def checked(
     for number, picture in enumerate(pictures):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise ValueError(
-                f"picture {number}: got {picture.dtype} {list(picture.shape)}; expected uint8 [H, W, 3]"
+                f"picture {number}: got {picture.dtype} {list(picture.shape)}, not uint8 [H, W, 3]"
             )
     if needs == "image":
         return [""] * len(pictures)

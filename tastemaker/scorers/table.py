@@ -8,6 +8,7 @@ from tastemaker.errors import RecipeError
 SCORERS: dict[str, str] = {
     "concept": "tastemaker.scorers.judge:ConceptJudge",
     "style": "tastemaker.scorers.judge:StyleJudge",
+    "distance": "tastemaker.scorers.likeness:Likeness",
     "image_text": "tastemaker.scorers.image_text:ImageTextScorer",
 }
 """Name -> `module:Class`."""

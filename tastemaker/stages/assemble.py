@@ -1,4 +1,4 @@
-"""Stage: put a small SDXL together from an autoencoder, a text tower and a configuration."""
+"""Stage: put a small SDXL together from an autoencoder, a tokenizer and a configuration."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,20 +10,23 @@ from tastemaker.store.atomic import atomic_folder
 from tastemaker.store.rundir import StepDir
 
 VERSION = 1
+OUTPUTS = ("model",)
 
 
 class Config(BaseConfig):
     """A new model of the SDXL architecture with random weights where nothing is given."""
 
-    inputs: ClassVar[dict[str, str]] = {"autoencoder": "model", "image_text": "model"}
+    inputs: ClassVar[dict[str, str]] = {"autoencoder": "model", "tokenizer": "tokenizer"}
     autoencoder: str
     """A diffusers AutoencoderKL folder."""
-    image_text: str
-    """A transformers CLIP folder: its text tower becomes the second text encoder, its tokenizer both."""
+    tokenizer: str
+    """A tokenizer step; its window is the text encoders'."""
     unet: dict[str, object]
     """Keyword arguments of UNet2DConditionModel; widths that follow from the encoders are filled in."""
     text_encoder: dict[str, object]
-    """Keyword arguments of the first text encoder's CLIPTextConfig."""
+    """Keyword arguments of the first text encoder's CLIPTextConfig; token ids are filled in."""
+    text_encoder_2: dict[str, object]
+    """The same for the second, which also gives the pooled text (`projection_dim`)."""
     scheduler: dict[str, object]
     """Keyword arguments of DDIMScheduler: the noise schedule and what the model predicts."""
     seed: int = 0
@@ -33,22 +36,19 @@ class Config(BaseConfig):
 def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manifest:
     """Write `model/`, a StableDiffusionXLPipeline folder."""
     from tastemaker.models.family import build_sdxl
-    from tastemaker.models.image_text import ImageText
-    from tastemaker.models.tokenizer import save_tokenizer_pair
 
-    clip = ImageText.load(Path(inputs["image_text"].path))
-    save_tokenizer_pair(clip.tokenizer, step.path / "tokenizers")
-    tower = clip.model.config.text_config
     architecture = {
         "unet": config.unet,
         "text_encoder": config.text_encoder,
-        "text_encoder_2": {**tower.to_dict(), "projection_dim": clip.model.config.projection_dim},
+        "text_encoder_2": config.text_encoder_2,
         "scheduler": config.scheduler,
     }
-    vae = Path(inputs["autoencoder"].path)
-    family = build_sdxl(architecture, step.path / "tokenizers", vae=vae, seed=config.seed)
-    family.text_encoder_2.text_model.load_state_dict(clip.model.text_model.state_dict())
-    family.text_encoder_2.text_projection.load_state_dict(clip.model.text_projection.state_dict())
+    family = build_sdxl(
+        architecture,
+        Path(inputs["tokenizer"].path),
+        vae=Path(inputs["autoencoder"].path),
+        seed=config.seed,
+    )
     with atomic_folder(step.path / "model") as folder:
         family.save(folder)
     counts = {

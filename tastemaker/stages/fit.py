@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tastemaker.models.family import Family
-    from tastemaker.store.latents import LatentCache
+    from tastemaker.store.latent_sets import LatentSet
 
 VERSION = 1
+OUTPUTS = ("model", "adapter", "log")
 
 
 class FullMethod(BaseConfig):
@@ -90,7 +91,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     from tastemaker.models.family import load_family
     from tastemaker.objectives.sft import SFT
     from tastemaker.store.catalogue import Catalogue
-    from tastemaker.store.latents import LatentCache
+    from tastemaker.store.latent_sets import LatentSet
     from tastemaker.store.pictures import split_held_out
     from tastemaker.store.selections import read_selection
     from tastemaker.training.diffusion import DiffusionTask
@@ -99,7 +100,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     selection = read_selection(Path(inputs["selection"].path))
     train_ids, held_out = split_held_out(selection.ids, config.held_out)
     family = load_family(str(inputs["model"].path))
-    latents = _read_latents(LatentCache(Path(inputs["cache"].path)), selection.ids, family)
+    latents = _read_latents(LatentSet(Path(inputs["cache"].path)), selection.ids, family)
     records = {r.id: r for r in Catalogue(Path(inputs["collection"].path)).records()}
     _refuse_uncaptioned([i for i in train_ids if not records[i].captions], selection.name)
     task = DiffusionTask(
@@ -134,7 +135,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
 
 
 def _read_latents(
-    cache: "LatentCache", ids: tuple[str, ...], family: "Family"
+    cache: "LatentSet", ids: tuple[str, ...], family: "Family"
 ) -> dict[str, tuple["Tensor", ImageSizes]]:
     """All latents of the selection in memory, as fp32."""
     latents = {}

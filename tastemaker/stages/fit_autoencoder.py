@@ -15,6 +15,7 @@ from tastemaker.store.rundir import StepDir
 from tastemaker.training.settings import TrainingSettings
 
 VERSION = 1
+OUTPUTS = ("model", "log")
 
 
 class Config(TrainingSettings):

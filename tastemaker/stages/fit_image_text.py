@@ -1,4 +1,4 @@
-"""Stage: train a small image-text model (CLIP) and its tokenizer on captioned pictures."""
+"""Stage: train a small image-text model (CLIP) on captioned pictures."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,16 +16,23 @@ from tastemaker.store.rundir import StepDir
 from tastemaker.training.settings import TrainingSettings
 
 VERSION = 1
+OUTPUTS = ("model", "log")
 
 
 class Config(TrainingSettings):
     """Train a CLIPModel from nothing; `model/` is a transformers folder with its tokenizer."""
 
-    inputs: ClassVar[dict[str, str]] = {"collection": "collection", "selection": "selection"}
+    inputs: ClassVar[dict[str, str]] = {
+        "collection": "collection",
+        "selection": "selection",
+        "tokenizer": "tokenizer",
+    }
     collection: str
     """The pictures and their captions."""
     selection: str
     """Which of them."""
+    tokenizer: str
+    """How captions become tokens; its window is the text model's."""
     size_px: int = Field(default=64, gt=0)
     """Side of the square picture that the model takes."""
     text: dict[str, object]
@@ -34,10 +41,6 @@ class Config(TrainingSettings):
     """Keyword arguments of transformers' CLIPVisionConfig."""
     projection_dim: int = Field(default=128, gt=0)
     """Width of the shared space."""
-    vocabulary: int = Field(default=2048, gt=514)
-    """Tokens of the byte-pair vocabulary, trained on the captions."""
-    max_tokens: int = Field(default=32, gt=2)
-    """Window of the text model, begin and end token included."""
     caption_weights: tuple[float, ...] = (1.0,)
     """Relative frequency of a picture's first, second, ... caption."""
     held_out: int = Field(default=64, ge=0)
@@ -45,11 +48,10 @@ class Config(TrainingSettings):
 
 
 def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manifest:
-    """Train the tokenizer, then the model, and write both to `model/`."""
+    """Train, then write the model with its tokenizer to `model/`."""
     import torch
 
     from tastemaker.models.image_text import ImageText
-    from tastemaker.models.tokenizer import train_tokenizer
     from tastemaker.objectives.contrastive import Contrastive
     from tastemaker.store.catalogue import Catalogue
     from tastemaker.training.image_text import ImageTextTask
@@ -61,15 +63,14 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     records = {r.id: r for r in Catalogue(collection).records() if r.id in pictures}
     tensors = {i: torch.from_numpy(p.pixels).permute(2, 0, 1) for i, p in pictures.items()}
     train_ids, held_out = split_held_out(tensors, config.held_out)
-    tokenizer = step.path / "tokenizer"
-    captions = sorted({caption for record in records.values() for caption in record.captions})
-    train_tokenizer(captions, config.vocabulary, config.max_tokens, tokenizer)
     architecture = {
         "text_config": config.text,
         "vision_config": {**config.vision, "image_size": config.size_px},
         "projection_dim": config.projection_dim,
     }
-    model = ImageText.build(architecture, tokenizer / "tokenizer", seed=config.seed)
+    model = ImageText.build(
+        architecture, Path(inputs["tokenizer"].path) / "tokenizer", seed=config.seed
+    )
     model.model.requires_grad_(True).train()
     task = ImageTextTask(
         model,

@@ -42,11 +42,11 @@ class Config(BaseConfig):
     selection: str | None = None
     """Only of these pictures of the collection."""
     where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Only of pictures whose attributes have one of these values, for example `split: [heldout]`."""
+    """Only of pictures whose attributes have one of these values: `split: [heldout]`."""
     caption: int = Field(default=0, ge=0)
     """Which caption: 0 is the first."""
     file: str | None = None
-    """A list: .txt (one a line), .json (strings or objects), .jsonl, .tsv or .csv with a column Prompt."""
+    """A list: .txt (one a line), .json, .jsonl, .tsv or .csv (with a column `prompt`)."""
     texts: tuple[str, ...] = ()
     """The prompts themselves."""
     limit: int | None = Field(default=None, gt=0)
@@ -59,7 +59,7 @@ class Config(BaseConfig):
         given = [n for n in ("collection", "file", "texts") if getattr(self, n)]
         if len(given) != 1:
             raise ValueError(
-                f"give exactly one of collection, file and texts; got {' and '.join(given) or 'none'}"
+                f"give one of collection, file and texts; got {' and '.join(given) or 'none'}"
             )
         return self
 
@@ -156,26 +156,21 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Text and facts of each row of a list file."""
     if not path.is_file():
         raise InputError(path, "no file", "a list of prompts", "Check the path.")
+    readers = {
+        ".txt": str.splitlines,
+        ".csv": lambda text: csv.DictReader(text.splitlines(keepends=True)),
+        ".tsv": lambda text: csv.DictReader(text.splitlines(keepends=True), delimiter="\t"),
+        ".json": json.loads,
+        ".jsonl": lambda text: [json.loads(line) for line in text.splitlines() if line.strip()],
+    }
+    if path.suffix not in readers:
+        got = f"a list ending in {path.suffix!r}"
+        raise InputError(path, got, " or ".join(readers), "Save it as one of these.")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".txt":
-            for line in text.splitlines():
-                yield line, {}
-        elif path.suffix in (".tsv", ".csv"):
-            delimiter = "\t" if path.suffix == ".tsv" else ","
-            for row in csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter):
+        for row in readers[path.suffix](path.read_text(encoding="utf-8-sig")):
+            # The first line of a prompt set of ours describes the set.
+            if not (isinstance(row, dict) and "prompt_set" in row):
                 yield _text_and_facts(path, row)
-        elif path.suffix == ".jsonl":
-            for line in text.splitlines():
-                if line.strip() and "prompt_set" not in (row := json.loads(line)):
-                    yield _text_and_facts(path, row)
-        elif path.suffix == ".json":
-            for row in json.loads(text):
-                yield _text_and_facts(path, row)
-        else:
-            raise InputError(
-                path, path.suffix or "no ending", ".txt, .json, .jsonl, .tsv or .csv", "Rename it."
-            )
     except ValueError as error:
         raise InputError(path, f"unreadable text ({error})", "UTF-8", "Mend the file.") from error
 
@@ -194,7 +189,7 @@ def _text_and_facts(path: Path, row: object) -> tuple[str, dict[str, str]]:
 
 
 def _id(text: str, wanted: str | None) -> str:
-    """A name that is stable and fits into a file name: the one given, else one made from the text."""
+    """A stable name that fits into a file name: the one given, else one made from the text."""
     if wanted is not None and _FILE_SAFE.fullmatch(wanted):
         return wanted
     words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:24].strip("-")

@@ -1,4 +1,4 @@
-"""Features of pictures that are slow to compute, kept in a step's folder so that a killed step goes on."""
+"""Slow features of pictures, kept in a step's folder so that a killed step goes on."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,9 +1,10 @@
 """A user's folder of pictures, with what is written about them beside it.
 
-Pictures lie anywhere below the folder. A caption comes from `NAME.txt` or `NAME.caption` (one a line,
-best first), from `NAME.json` (`caption`, `captions`, `tags`; other plain values become attributes),
-or from a `metadata.jsonl` or `metadata.csv` with `file_name` and a caption column, in the folder of the
-pictures or above. Nothing outside the folder is ever read: links and names that lead out are refused.
+Pictures lie anywhere below the folder. A caption comes from `NAME.txt` or `NAME.caption` (one a
+line, best first), from `NAME.json` (`caption`, `captions`, `tags`; other plain values become
+attributes), or from a `metadata.jsonl` or `metadata.csv` with `file_name` and a caption column, in
+the folder of the pictures or above. Nothing outside the folder is ever read: links and names that
+lead out are refused.
 """
 
 import os
@@ -13,13 +14,22 @@ from pathlib import Path
 from tastemaker.errors import InputError
 from tastemaker.store.atomic import TEMPORARY
 from tastemaker.store.hashing import hash_json
-from tastemaker.store.picture_texts import METADATA, Words, read_metadata, read_sidecars
+from tastemaker.store.picture_texts import (
+    METADATA,
+    Words,
+    leads_out,
+    read_metadata,
+    read_sidecars,
+)
 from tastemaker.store.source_item import SourceItem, Where, passes
 
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jfif .png .webp .gif .tif .tiff .bmp .avif .jp2 .ppm .pgm .qoi .ico "
-    # Not readable here; listed, so that the user is told instead of missing them without a word.
-    ".heic .heif .jxl .psd .svg".split()
+    (
+        *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif"),
+        *(".jp2", ".ppm", ".pgm", ".qoi", ".ico"),
+        # Not readable here; listed, so that the user is told instead of missing them.
+        *(".heic", ".heif", ".jxl", ".psd", ".svg"),
+    )
 )
 """Endings of files that are taken for pictures; what they are is then told by their content."""
 
@@ -36,7 +46,6 @@ class FolderPictures:
     """
 
     def __init__(self, folder: Path, *, caption_column: str | None = None) -> None:
-        self.spec = str(folder)
         if not folder.exists():
             raise InputError(folder, "nothing there", "a folder of pictures", "Check the path.")
         if not folder.is_dir():
@@ -44,6 +53,7 @@ class FolderPictures:
                 folder, "a file", "a folder of pictures", f"Give its folder, {folder.parent}."
             )
         self.folder = folder.resolve()
+        self.spec = f"folder:{self.folder}"
         self.caption_column = caption_column
 
     def items(self, where: Where | None = None) -> Iterator[SourceItem]:
@@ -52,25 +62,18 @@ class FolderPictures:
         Raises:
             InputError: there is no picture at all, or a metadata file has no usable columns.
         """
-        listing = _Listing(self.folder)
-        words, problems = self._metadata(listing)
-        if not listing.pictures and not problems and not listing.problems:
-            others = f"{listing.others} other files" if listing.others else "an empty folder"
-            raise InputError(
-                self.folder,
-                others,
-                "pictures (" + ", ".join(sorted(SUFFIXES)[:6]) + ", ...)",
-                "Put some there, or give another folder.",
-            )
-        broken = {item.key: item for item in (*problems, *listing.problems)}
-        for key in sorted({*listing.pictures, *broken}):
-            item = self._item(key, words.get(key)) if key in listing.pictures else broken[key]
+        pictures, broken = self._entries()
+        for key in sorted({*pictures, *broken}):
+            item = self._item(key, pictures[key]) if key in pictures else broken[key]
             if passes(item.attributes, where):
                 yield item
 
     def count(self, where: Where | None = None) -> int:
-        """How many items there are."""
-        return sum(1 for _ in self.items(where))
+        """How many items there are; without `where` the files beside the pictures are not read."""
+        if where:
+            return sum(1 for _ in self.items(where))
+        pictures, broken = self._entries()
+        return len({*pictures, *broken})
 
     def describe(self) -> dict[str, str]:
         """The folder, with a licence that only its owner knows."""
@@ -89,9 +92,24 @@ class FolderPictures:
             facts.append([name, status.st_size, status.st_mtime_ns])
         return hash_json([str(self.folder), self.caption_column, facts])
 
-    def _item(self, key: str, words: Words | None) -> SourceItem:
+    def _entries(self) -> tuple[dict[str, Words], dict[str, SourceItem]]:
+        """Pictures with what tables say of them, and problems, both by key."""
+        listing = _Listing(self.folder)
+        words, problems = self._metadata(listing)
+        pictures = {key: words.get(key, Words()) for key in listing.pictures}
+        broken = {item.key: item for item in (*problems, *listing.problems)}
+        if not pictures and not broken:
+            raise InputError(
+                self.folder,
+                f"{listing.others} other files" if listing.others else "an empty folder",
+                "pictures (.jpg, .png, .webp, .tif, .gif, .avif, ...)",
+                "Put some there, or give another folder.",
+            )
+        return pictures, broken
+
+    def _item(self, key: str, words: Words) -> SourceItem:
         path = self.folder / key
-        words = read_sidecars(path, self.folder).joined(words or Words())
+        words = read_sidecars(path, self.folder).joined(words)
         folder = key.rpartition("/")[0]
         return SourceItem(
             key=key,
@@ -121,7 +139,9 @@ class FolderPictures:
                     problem = f"'{row.file_name}' {_OUTSIDE}"
                 elif target in listing.files:
                     listing.pictures.add(target)
-                    words[target] = words[target].joined(row.words) if target in words else row.words
+                    words[target] = (
+                        words[target].joined(row.words) if target in words else row.words
+                    )
                     continue
                 elif target in listing.escaping:
                     continue  # the link itself is an item with this problem
@@ -143,7 +163,7 @@ class _Listing:
             here = Path(folder)
             for name in sorted(folders):
                 path = here / name
-                if path.is_symlink() and not path.resolve().is_relative_to(root):
+                if leads_out(path, root):
                     self.escaping.add(path.relative_to(root).as_posix())
             folders[:] = sorted(name for name in folders if _is_entered(here / name))
             for name in sorted(names):
@@ -157,7 +177,7 @@ class _Listing:
     def _file(self, root: Path, path: Path) -> None:
         key = path.relative_to(root).as_posix()
         is_picture = path.suffix.lower() in SUFFIXES
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
+        if leads_out(path, root):
             if is_picture:
                 self.escaping.add(key)
             return

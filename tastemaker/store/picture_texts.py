@@ -56,7 +56,7 @@ def read_sidecars(picture: Path, root: Path) -> Words:
     words = Words()
     for ending in _SIDECARS:
         path = picture.with_suffix(ending)
-        if not path.is_file() or not path.resolve().is_relative_to(root):
+        if leads_out(path, root) or not path.is_file():
             continue
         text, problem = _read_text(path)
         if ending == ".json":
@@ -76,14 +76,20 @@ def read_metadata(path: Path, caption_column: str | None) -> Iterator[MetadataRo
     """The rows of `metadata.jsonl` or `metadata.csv`.
 
     Raises:
-        InputError: no row has a `file_name`, or the caption column that was asked for is not there.
+        InputError: there are no rows, none has a `file_name`, or none has the caption column asked
+            for.
     """
-    text, _ = _read_text(path, most_bytes=1 << 31)
-    values = list(_csv_values(text) if path.suffix == ".csv" else _jsonl_values(text))
+    text, problem = _read_text(path, most_bytes=1 << 31)
+    try:
+        values = list(_csv_values(text) if path.suffix == ".csv" else _jsonl_values(text))
+    except csv.Error as error:
+        raise InputError(path, error, "a CSV table", "Correct the table.") from error
+    if not values:
+        raise InputError(path, problem or "no rows", "a table of pictures", "Fill or remove it.")
     columns = {name for _, value in values if isinstance(value, dict) for name in value}
     needed = "file_name" if caption_column is None else caption_column
     for name in ("file_name", needed):
-        if values and name not in columns:
+        if name not in columns:
             raise InputError(
                 path,
                 "columns " + (", ".join(sorted(columns)) or "none"),
@@ -100,6 +106,14 @@ def read_metadata(path: Path, caption_column: str | None) -> Iterator[MetadataRo
             yield MetadataRow(line, value["file_name"].strip(), words)
 
 
+def leads_out(path: Path, root: Path) -> bool:
+    """Whether a path is a link to something outside `root` (an absolute path), or to itself."""
+    try:
+        return path.is_symlink() and not path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):
+        return True
+
+
 def _csv_values(text: str) -> Iterator[tuple[int, Any]]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     for row in reader:
@@ -107,7 +121,7 @@ def _csv_values(text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _jsonl_values(text: str) -> Iterator[tuple[int, Any]]:
-    for line, value in enumerate(text.splitlines(), start=1):
+    for line, value in enumerate(text.split("\n"), start=1):
         if not value.strip():
             continue
         try:
@@ -144,8 +158,11 @@ def _clean(texts: list[str]) -> tuple[str, ...]:
 
 
 def _read_text(path: Path, most_bytes: int = _MOST_BYTES) -> tuple[str, str | None]:
-    with path.open("rb") as file:
-        data = file.read(most_bytes + 1)
+    try:
+        with path.open("rb") as file:
+            data = file.read(most_bytes + 1)
+    except OSError as error:
+        return "", f"{path.name} is not readable ({error.strerror})"
     if len(data) > most_bytes:
         return data[:most_bytes].decode("utf-8-sig", "replace"), f"{path.name} is too long"
     try:

@@ -1,6 +1,6 @@
 """The pictures of a selection, at one size, in memory."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from tastemaker.errors import InputError
-from tastemaker.records.image import Selection
 from tastemaker.records.size import ImageSizes, Size
 from tastemaker.store.catalogue import Catalogue
 from tastemaker.store.images import load_image
@@ -24,14 +23,37 @@ class SizedPicture:
     sizes: ImageSizes
 
 
-def load_pictures(collection: Path, selection: Path, size: Size) -> dict[str, SizedPicture]:
-    """Every picture of a selection by id, resized to cover `size` and cropped at its centre.
+@dataclass(frozen=True)
+class SelectedPictures:
+    """The pictures of a selection, opened one by one.
+
+    Attributes:
+        ids: the selection's ids, sorted.
+        files: where each lies.
+        size: what each is resized to cover, then cropped to at its centre.
+    """
+
+    ids: tuple[str, ...]
+    files: Mapping[str, Path]
+    size: Size
+
+    def load(self, picture_id: str) -> SizedPicture:
+        """One picture at the bucket's size.
+
+        Raises:
+            PictureError: its file can no longer be read.
+        """
+        loaded = load_image(self.files[picture_id])
+        return SizedPicture(*resize_and_crop(loaded.pixels, self.size))
+
+
+def open_pictures(collection: Path, selection: Path, size: Size) -> SelectedPictures:
+    """Find every picture of a selection in its collection.
 
     Raises:
         InputError: the selection names a picture that the collection does not have.
-        PictureError: a file can no longer be read.
     """
-    chosen: Selection = read_selection(selection)
+    chosen = read_selection(selection)
     catalogue = Catalogue(collection)
     records = {record.id: record for record in catalogue.records()}
     missing = [i for i in chosen.ids if i not in records]
@@ -42,12 +64,18 @@ def load_pictures(collection: Path, selection: Path, size: Size) -> dict[str, Si
             "pictures of this collection",
             "Run curate again on this collection.",
         )
-    pictures = {}
-    for i in chosen.ids:
-        loaded = load_image(catalogue.picture_path(records[i]))
-        pixels, sizes = resize_and_crop(loaded.pixels, size, (0.5, 0.5))
-        pictures[i] = SizedPicture(np.ascontiguousarray(pixels), sizes)
-    return pictures
+    files = {i: catalogue.picture_path(records[i]) for i in chosen.ids}
+    return SelectedPictures(chosen.ids, files, size)
+
+
+def load_pictures(collection: Path, selection: Path, size: Size) -> dict[str, SizedPicture]:
+    """Every picture of a selection by id, in memory; for models small enough to train on that.
+
+    Raises:
+        InputError, PictureError: as `open_pictures` and `SelectedPictures.load`.
+    """
+    pictures = open_pictures(collection, selection, size)
+    return {i: pictures.load(i) for i in pictures.ids}
 
 
 def split_held_out(ids: Iterable[str], count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:

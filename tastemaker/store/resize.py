@@ -36,9 +36,7 @@ def resize_and_crop(
         max(target.h, round(original.h * scale)), max(target.w, round(original.w * scale))
     )
     if covering != original:
-        image = Image.fromarray(pixels).resize(
-            (covering.w, covering.h), Image.Resampling.LANCZOS
-        )
+        image = Image.fromarray(pixels).resize((covering.w, covering.h), Image.Resampling.LANCZOS)
         pixels = np.asarray(image)
     top = round(top_fraction * (covering.h - target.h))
     left = round(left_fraction * (covering.w - target.w))

@@ -101,9 +101,13 @@ class StepDir:
     def finish(self, manifest: Manifest) -> Manifest:
         """Save the manifest, which marks the step as done; the key and the stage are filled in."""
         manifest = replace(
-            manifest, key=self.key or manifest.key, stage=manifest.stage or self.stage
+            manifest,
+            key=self.key or manifest.key,
+            stage=manifest.stage or self.stage,
+            counts=_plain(manifest.counts),
+            results=_plain(manifest.results),
         )
-        write_json(self.path / MANIFEST, _plain(to_json(manifest)))
+        write_json(self.path / MANIFEST, to_json(manifest))
         return manifest
 
     def seconds_so_far(self) -> float:

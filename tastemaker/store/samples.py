@@ -41,8 +41,8 @@ class SampleSet:
 def read_samples(folder: Path | str) -> list[Sample]:
     """The rows of `samples.jsonl`, whether or not their files are there, by prompt id and index.
 
-    A row that was written twice, as after a kill, counts once: the last one. Columns that a `Sample`
-    does not have are passed over.
+    A row that was written twice, as after a kill, counts once: the last one. Columns that a
+    `Sample` does not have are passed over.
 
     Raises:
         InputError: there is no `samples.jsonl`.
@@ -104,8 +104,8 @@ def refuse_unpaired(sets: Sequence[SampleSet]) -> None:
             prompt, index = odd[0]
             raise InputError(
                 found.folder,
-                f"{len(odd)} pictures without a partner of the same seed in {sets[0].folder}, first "
-                f"{prompt!r} number {index}",
+                f"{len(odd)} pictures without a partner of the same seed in {sets[0].folder}, "
+                f"first {prompt!r} number {index}",
                 "two sets from one prompt set and one run seed, so that their noise is paired",
                 "Generate both with the same `seed`, prompts and number of pictures.",
             )

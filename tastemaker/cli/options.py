@@ -1,0 +1,36 @@
+"""Options that several verbs share, so that they read the same everywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="RUN", help="Run folder; default runs/NAME."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and stop.")]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A packaged recipe such as tiny/demo, or a file.")
+]
+Pairs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Arguments of the recipe, seed=N, or any value as step.key=value.",
+    ),
+]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="INPUT|KEY=VALUE",
+        help="Inputs (a run folder or path) and values of the stage, for example lr=1e-4.",
+    ),
+]
+FromRecipe = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe", "-r", metavar="RECIPE", help="Take the values from this recipe's step."
+    ),
+]

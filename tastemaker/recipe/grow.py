@@ -1,0 +1,33 @@
+"""A run folder that grows step by step, one command after the other."""
+
+from typing import Any
+
+from tastemaker.recipe.yaml_text import dump_yaml, parse_yaml
+from tastemaker.store.rundir import RunDir, StepEntry
+
+
+def grown(run: RunDir, text: str, entries: list[StepEntry]) -> tuple[str, list[StepEntry]]:
+    """The folder's recipe and plan with new steps added; a step of the same name is replaced.
+
+    Args:
+        run: the folder.
+        text: the resolved recipe of the new steps.
+        entries: their plan.
+    """
+    if not run.recipe_path.exists():
+        return text, entries
+    new = {entry.name for entry in entries}
+    plan = [entry for entry in run.plan() if entry.name not in new] + entries
+    old = parse_yaml(run.recipe_path.read_text(encoding="utf-8"), str(run.recipe_path)).value
+    fresh = parse_yaml(text, "recipe").value
+    return dump_yaml(_joined(old, fresh, new)), plan
+
+
+def _joined(old: dict[str, Any], fresh: dict[str, Any], new: set[str]) -> dict[str, Any]:
+    steps = [step for step in old["steps"] if step["name"] not in new] + fresh["steps"]
+    stated = {
+        path: citation
+        for path, citation in old.get("stated", {}).items()
+        if path.partition(".")[0] not in new
+    }
+    return {**old, "seed": fresh["seed"], "steps": steps, "stated": {**stated, **fresh["stated"]}}

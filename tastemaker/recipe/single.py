@@ -1,0 +1,116 @@
+"""A recipe of one step, from a command line or from the step of another recipe."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from tastemaker.errors import RecipeError
+from tastemaker.recipe.find import find_recipe
+from tastemaker.recipe.load import parse_recipe
+from tastemaker.recipe.names import one_of
+from tastemaker.recipe.schema import STEP_KEYS, Recipe
+from tastemaker.recipe.stages import STAGES, StageTable, load_stage
+from tastemaker.recipe.yaml_text import dump_yaml, parse_yaml
+
+
+def single_step(
+    stage: str,
+    words: Sequence[str],
+    *,
+    taken_from: str | None = None,
+    stages: StageTable = STAGES,
+) -> Recipe:
+    """A recipe that runs one stage.
+
+    Words are `key=value` pairs of the stage's configuration, `seed=N`, or places of inputs: several
+    places go to the inputs in order; a single one (mostly a run folder) stands for every input
+    that is not a model and not given by name. An input that is a list takes all places.
+
+    Args:
+        stage: name of the stage.
+        words: as typed.
+        taken_from: a recipe whose step of this stage gives the values that are not typed.
+        stages: the stages there are.
+
+    Raises:
+        RecipeError: something does not fit.
+    """
+    document: dict[str, Any] = {"name": stage, "steps": [{"name": stage, "stage": stage}]}
+    if taken_from is not None:
+        document = _document_from(taken_from, stage)
+    step = document["steps"][0]
+    pairs = [word for word in words if _is_pair(word)]
+    places = [word for word in words if not _is_pair(word)]
+    given = {pair.partition("=")[0].strip() for pair in pairs}
+    inputs = load_stage(stage, stages).config
+    step.update(_placed(stage, inputs, places, given | set(step)))
+    whole = {"seed", *document.get("arguments", {})}
+    overrides = [
+        pair if pair.partition("=")[0] in whole else f"{step['name']}.{pair}" for pair in pairs
+    ]
+    return parse_recipe(dump_yaml(document), "command line", overrides, stages=stages)
+
+
+def _is_pair(word: str) -> bool:
+    """`lr=1e-4` is a pair; `./a=b`, `/a=b` and an existing file are places."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and key.replace(".", "").replace("_", "").isalnum() and key[0] != "."
+
+
+def _placed(stage: str, config: Any, places: list[str], given: set[str]) -> dict[str, Any]:
+    """Input field -> place or places."""
+    free = {field: kinds for field, kinds in config.inputs.items() if field not in given}
+    lists = [field for field in free if _is_list(config.model_fields[field].annotation)]
+    if not places:
+        return {}
+    if lists:
+        return {lists[0]: places}
+    if len(places) == 1:
+        fields = [field for field, kinds in free.items() if "model" not in kinds.split("|")]
+        return dict.fromkeys(fields or list(free)[:1], places[0])
+    if len(places) > len(free):
+        raise RecipeError(
+            f"tastemaker {stage}",
+            f"{len(places)} places",
+            f"at most {len(free)}: {', '.join(free) or 'its inputs are all given'}",
+            "Write key=value for what is no input.",
+        )
+    return dict(zip(free, places, strict=False))
+
+
+def _is_list(annotation: Any) -> bool:
+    text = str(annotation)
+    return text.startswith(("tuple[", "list[")) or any(_is_list(a) for a in get_args(annotation))
+
+
+def _document_from(reference: str, stage: str) -> dict[str, Any]:
+    path = find_recipe(reference)
+    value = parse_yaml(Path(path).read_text(encoding="utf-8"), path.name).value
+    steps = value.get("steps") if isinstance(value, dict) else None
+    steps = [step for step in steps or [] if isinstance(step, dict)]
+    fitting = [step for step in steps if step.get("stage") == stage]
+    if len(fitting) != 1:
+        raise RecipeError(
+            f"recipe '{reference}'",
+            f"{len(fitting)} steps of stage {stage}",
+            "one",
+            f"Choose another recipe (its stages: {one_of(str(s.get('stage')) for s in steps)}).",
+        )
+    names = {step.get("name") for step in steps}
+    # Its inputs are steps that are not here.
+    step = {
+        key: part
+        for key, part in fitting[0].items()
+        if key in STEP_KEYS or not (isinstance(part, str) and part in names)
+    }
+    text = dump_yaml(step)
+    arguments = {
+        name: about for name, about in (value.get("arguments") or {}).items() if f"${name}" in text
+    }
+    stated = {
+        path: citation
+        for path, citation in (value.get("stated") or {}).items()
+        if path.startswith(f"{step['name']}.")
+    }
+    kept = {key: value[key] for key in ("name", "about", "seed") if key in value}
+    return {**kept, "arguments": arguments, "steps": [step], "stated": stated}

@@ -1,0 +1,185 @@
+"""What a comparison says, in plain sentences that do not claim more than the intervals allow."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Tone = Literal["good", "mixed", "unclear", "bad"]
+
+PRIMARY = ("style_share", "distance", "image_text", "concept_top1")
+"""What a run is judged by: the first of these that was measured."""
+
+GUARDS = ("image_text", "concept_top1")
+"""What a gain must not be bought with."""
+
+_FEW_PROMPTS = 30
+_MINUS, _THIN = "−", "\u202f"  # a true minus, and a narrow space that does not break
+
+
+@dataclass(frozen=True)
+class Label:
+    """How a line of the scores is called and explained."""
+
+    title: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result in words.
+
+    Attributes:
+        tone: colours the page; `good` only where something was gained and nothing lost.
+        headline: the main figure, one sentence.
+        sentence: what it means, a few words.
+        details: further sentences, most important first.
+    """
+
+    tone: Tone
+    headline: str
+    sentence: str
+    details: tuple[str, ...]
+
+
+def label(line: Mapping[str, Any], style: str | None) -> Label:
+    """Title and explanation of a line of `summary.json`."""
+    taught = "the style that the prompt names" if (style or "").startswith("@") else style
+    known = {
+        "style_share": Label(
+            f"In {taught}" if (style or "").startswith("@") else f"In the taught style ({taught})",
+            "share of pictures that the independent judge puts into this style",
+        ),
+        "concept_top1": Label(
+            "Shows what the prompt names",
+            "share of pictures whose nearest real drawing, among 20 concepts, is the named one",
+        ),
+        "concept_rank": Label(
+            "Rank of the named concept", "among 20 concepts: 1 is best, 10.5 is chance"
+        ),
+        "image_text": Label("Fits its text", f"cosine of picture and prompt by {line['backbone']}"),
+        "distance": Label(
+            "Distance to the training pictures",
+            "in features of an independent network; 1 is one of those pictures itself",
+        ),
+    }
+    return known.get(line["name"], Label(line["name"].replace("_", " "), line["unit"]))
+
+
+def value(number: float, unit: str, *, signed: bool = False) -> str:
+    """A figure as people read it: `92 %`, `+0.013`, `1.42`."""
+    if unit == "share":
+        text = f"{abs(number) * 100:.0f}"
+        suffix = f"{_THIN}points" if signed else f"{_THIN}%"
+    else:
+        places = {"cosine": 3, "distance": 2, "rank": 1}.get(unit, 3)
+        text, suffix = f"{abs(number):.{places}f}", ""
+    if float(text) == 0:
+        return ("±" if signed else "") + text + suffix
+    return (_MINUS if number < 0 else "+" if signed else "") + text + suffix
+
+
+def interval(found: Mapping[str, float], unit: str, *, signed: bool = False) -> str:
+    """`[72, 94]`, in the unit of `value`, without repeating it."""
+    ends = [value(found[end], unit, signed=signed) for end in ("low", "high")]
+    return "[" + ", ".join(end.split(_THIN)[0] for end in ends) + "]"
+
+
+def direction(line: Mapping[str, Any]) -> Literal["better", "worse", "same"]:
+    """Whether the whole interval of the difference lies on one side of zero."""
+    low, high = line["difference"]["low"], line["difference"]["high"]
+    if low <= 0 <= high:
+        return "same"
+    return "better" if (low > 0) == line["higher_is_better"] else "worse"
+
+
+def primary(scores: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The line that a run is judged by, or None when nothing was measured."""
+    by_name = {line["name"]: line for line in scores}
+    return next((by_name[name] for name in PRIMARY if name in by_name), None)
+
+
+def verdict(summary: Mapping[str, Any]) -> Verdict:
+    """The result of an evaluation in words."""
+    line = primary(summary["scores"])
+    prompts = summary["prompts"]
+    if line is None:
+        text = f"Pictures of {prompts} prompts were made; nothing could be scored."
+        return Verdict("unclear", text, "No score", tuple(summary["notes"]))
+    title = label(line, summary["style"]).title
+    if "difference" not in line:
+        (found,) = line["models"].values()
+        head = (
+            f"{title}: {value(found['estimate'], line['unit'])} {interval(found, line['unit'])} "
+            f"of {prompts} prompts."
+            if line["unit"] == "share"
+            else f"{title}: {value(found['estimate'], line['unit'])} over {prompts} prompts."
+        )
+        return Verdict("unclear", head, "One model, compared with none", _notes(summary))
+    before, after = (value(m["estimate"], line["unit"]) for m in line["models"].values())
+    of = "of" if line["unit"] == "share" else "over"
+    head = f"{title}: {before} → {after} {of} {line['difference']['units']} prompts."
+    guards = [g for g in summary["scores"] if g["name"] in GUARDS and g is not line]
+    lost = [g for g in guards if "difference" in g and direction(g) == "worse"]
+    return Verdict(*_judged(line, lost, head), _details(summary, line, guards))
+
+
+def _judged(
+    line: Mapping[str, Any], lost: Sequence[Mapping[str, Any]], head: str
+) -> tuple[Tone, str, str]:
+    moved = direction(line)
+    if moved == "better" and not lost:
+        return "good", head, "A clear gain, and no measurable loss beside it."
+    if moved == "better":
+        what = " and ".join(_LOSSES[g["name"]] for g in lost)
+        return "mixed", head, f"A clear gain, but it was paid for: {what}."
+    if moved == "worse":
+        return "bad", head, "The training made this worse."
+    return "unclear", head, "No clear change: the interval of the difference includes zero."
+
+
+_LOSSES = {
+    "image_text": "the pictures fit their texts less well",
+    "concept_top1": "fewer pictures show what their prompts name",
+}
+
+
+def _details(
+    summary: Mapping[str, Any], line: Mapping[str, Any], guards: Sequence[Mapping[str, Any]]
+) -> tuple[str, ...]:
+    percent = f"{line['difference']['level']:.0%}"
+    found = [f"Difference {_difference(line)}, {percent} interval over prompts."]
+    for guard in guards:
+        name = label(guard, summary["style"]).title
+        verb = {
+            "better": "rose",
+            "worse": "fell",
+            "same": "did not change measurably",
+        }[direction(guard)]
+        found.append(f"“{name}” {verb}: {_difference(guard)}.")
+    return (*found, *_notes(summary))
+
+
+def _difference(line: Mapping[str, Any]) -> str:
+    change, unit = line["difference"], line["unit"]
+    return (
+        f"{value(change['estimate'], unit, signed=True)} {interval(change, unit, signed=True)}"
+    )
+
+
+def _notes(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """What limits the result; nothing of it is left to the small print."""
+    notes = list(summary["notes"])
+    prompts, seen = summary["prompts"], summary.get("prompts_seen_in_training", 0)
+    if prompts < _FEW_PROMPTS:
+        notes.append(f"Only {prompts} prompts: the intervals are wide.")
+    if seen:
+        share = "All" if seen == prompts else f"{seen} of the {prompts}"
+        notes.append(
+            f"{share} prompts are captions of training pictures, so this tells nothing of new ones."
+            if seen == prompts
+            else f"{share} prompts are captions of training pictures."
+        )
+    lacking = sum(summary.get("missing", {}).values())
+    if lacking:
+        notes.append(f"{lacking} pictures are missing; only complete prompts were compared.")
+    return tuple(notes)

@@ -1,0 +1,240 @@
+"""What a collection knows of every place that pictures were seen at, and how a new look changes it.
+
+A place is a source and the source's own key for a picture. Each place has one living row in the
+catalogue: a picture, an unreadable file with the reason, or an exact copy of another place. Rows
+are never removed: a file that has changed or gone leaves its row behind, marked as an error.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tastemaker.curation.rules import CHANGED, DUPLICATE, GONE
+from tastemaker.records.image import ImageRecord
+from tastemaker.records.size import Size
+from tastemaker.store.catalogue import PART_ROWS, Catalogue, Row, Stamp
+from tastemaker.store.hashing import hash_file, hash_json
+from tastemaker.store.source_item import SourceItem
+
+Place = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What reading one file told.
+
+    Attributes:
+        hash: of its bytes; None when there were none to read.
+        size: upright size; None when it cannot be decoded.
+        format: Pillow's name of the format.
+        mode: colour mode in the file.
+        frames: number of frames.
+        error: why it cannot be used, or None.
+        stamp: the file's size and time before it was read.
+    """
+
+    hash: str | None = None
+    size: Size | None = None
+    format: str = ""
+    mode: str = ""
+    frames: int = 1
+    error: str | None = None
+    stamp: Stamp | None = None
+
+
+class Ledger:
+    """The places of one collection while pictures are collected into it.
+
+    `counts` says what happened: `new`, `unchanged`, `new text`, `changed`, `back`, `gone`.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self.counts: Counter[str] = Counter()
+        self._places: dict[Place, Row] = {}
+        self._rows: dict[str, Row] = {}
+        self._seen: set[Place] = set()
+        self._added: list[Row] = []
+        self._changed: dict[str, Row] = {}
+        self._replaced: list[Row] = []
+        for part in catalogue.parts():
+            for row in catalogue.rows(part):
+                self._rows[row.record.id] = row
+                if _is_alive(row):
+                    self._replace_at_place(row)
+
+    def is_known(self, source: str, item: SourceItem) -> bool:
+        """Whether a file has the size and time that it had when it was read."""
+        row = self._places.get((source, item.key))
+        if row is None or row.stamp is None or item.path is None:
+            return False
+        try:
+            return row.stamp == Stamp.of(item.path) and row.record.path == str(item.path)
+        except OSError:
+            return False
+
+    def enter(self, source: str, item: SourceItem, path: str, seen: Inspected | None) -> Row:
+        """Record one picture as it is now; `seen` is None when `is_known` said so.
+
+        Returns:
+            Its row.
+        """
+        place = (source, item.key)
+        self._seen.add(place)
+        old = self._places.get(place)
+        if seen is None:
+            if old is None:
+                raise ValueError(f"{place} was never read")
+            texts = {"captions": item.captions, "tags": item.tags, "attributes": item.attributes}
+            new = replace(old, record=replace(old.record, **texts))
+        else:
+            new = self._new_row(source, item, path, seen)
+        self._settle(place, old, new)
+        if len(self._added) >= PART_ROWS:
+            self.flush()
+        return new
+
+    def close(self, sources: set[str]) -> None:
+        """Mark what was not seen in these sources as gone, and write everything.
+
+        An exact copy takes the place of a picture that has gone or changed.
+        """
+        for row in [row for place, row in self._places.items() if self._is_missing(place, sources)]:
+            self.counts["gone"] += 1
+            self._replaced.append(row)
+            self._put(_dead(row, f"{GONE}: no longer in {row.record.source}"))
+        lost = [row for row in self._replaced if row.record.status == "ok"]
+        copies = self._copies() if lost else {}
+        for row in lost:
+            copy = copies.get(row.record.id)
+            if copy is not None and not _is_alive(self._rows[row.record.id]):
+                self._promote(copy, row)
+        self._replaced = []
+        self.flush()
+
+    def flush(self) -> None:
+        """Write new rows as a part, then changed ones into theirs."""
+        self.catalogue.append_base(self._added)
+        self._added = []
+        if self._changed:
+            self.catalogue.update_base(self._changed)
+            self._changed = {}
+
+    def usable(self) -> list[ImageRecord]:
+        """The pictures that can be used."""
+        return [row.record for row in self._places.values() if row.record.status == "ok"]
+
+    def unusable(self) -> list[ImageRecord]:
+        """Living rows that are no picture: unreadable files and exact copies."""
+        return [row.record for row in self._places.values() if row.record.status != "ok"]
+
+    def _is_missing(self, place: Place, sources: set[str]) -> bool:
+        return place[0] in sources and place not in self._seen
+
+    def _promote(self, copy: Row, row: Row) -> None:
+        """Give the id of a picture that is no more to a copy of it that still is."""
+        here = copy.record
+        self._put(_dead(copy, f"{GONE}: it took the place of {row.record.key}"))
+        record = replace(
+            row.record,
+            path=here.path,
+            source=here.source,
+            key=here.key,
+            captions=here.captions,
+            tags=here.tags,
+            attributes=here.attributes,
+        )
+        self._put(Row(record, copy.stamp))
+
+    def _new_row(self, source: str, item: SourceItem, path: str, seen: Inspected) -> Row:
+        error = seen.error
+        id_ = seen.hash
+        twin = self._rows.get(id_) if id_ is not None else None
+        place = (source, item.key)
+        if error is None and twin is not None and _is_alive(twin) and _place(twin) != place:
+            error = f"{DUPLICATE} of {twin.record.source} {twin.record.key}"
+        if error is not None or id_ is None:
+            # Many bad files have the same bytes (none, for example); each needs a row of its own.
+            id_ = hash_json(["unusable", source, item.key, seen.hash, error])
+        record = ImageRecord(
+            id=id_,
+            path=path,
+            source=source,
+            key=item.key,
+            size=seen.size,
+            format=seen.format,
+            mode=seen.mode,
+            frames=seen.frames,
+            captions=item.captions,
+            tags=item.tags,
+            attributes=item.attributes,
+            status="ok" if error is None else "error",
+            error=error,
+        )
+        return Row(record, seen.stamp)
+
+    def _settle(self, place: Place, old: Row | None, new: Row) -> None:
+        id_ = new.record.id
+        if old is not None and old.record.id == id_:
+            self.counts["unchanged" if old.record == new.record else "new text"] += 1
+            if old != new:
+                self._put(new)
+            return
+        if old is not None:
+            self.counts["changed"] += 1
+            self._replaced.append(old)
+            self._put(_dead(old, f"{CHANGED}: the file has other content now"))
+        if id_ in self._rows:
+            self.counts["back"] += 1
+            self._put(new)
+        else:
+            self.counts["new"] += old is None
+            self._rows[id_] = new
+            self._added.append(new)
+        self._places[place] = new
+
+    def _put(self, row: Row) -> None:
+        """Replace a row that the catalogue has, or will have with the next part."""
+        id_ = row.record.id
+        for index, added in enumerate(self._added):
+            if added.record.id == id_:
+                self._added[index] = row
+                break
+        else:
+            self._changed[id_] = row
+        self._rows[id_] = row
+        if _is_alive(row):
+            self._places[_place(row)] = row
+        elif self._places.get(_place(row), row).record.id == id_:
+            self._places.pop(_place(row), None)
+
+    def _replace_at_place(self, row: Row) -> None:
+        # After a kill between the two writes of `flush`, the old row may still look alive.
+        before = self._places.get(_place(row))
+        if before is not None:
+            self._put(_dead(before, f"{CHANGED}: the file has other content now"))
+        self._places[_place(row)] = row
+
+    def _copies(self) -> dict[str, Row]:
+        """Living exact copies by the hash of their bytes; their files are read for it."""
+        found = {}
+        for place, row in self._places.items():
+            is_copy = (row.record.error or "").startswith(DUPLICATE) and place in self._seen
+            path = self.catalogue.picture_path(row.record)
+            if is_copy and Path(path).is_file():
+                found.setdefault(hash_file(path), row)
+        return found
+
+
+def _place(row: Row) -> Place:
+    return row.record.source, row.record.key
+
+
+def _is_alive(row: Row) -> bool:
+    return not (
+        row.record.status == "error" and (row.record.error or "").startswith((GONE, CHANGED))
+    )
+
+
+def _dead(row: Row, error: str) -> Row:
+    return Row(replace(row.record, status="error", error=error), None)
