@@ -20,14 +20,17 @@ help:  ## this list
 setup: $(VENV)/.dev  ## the environment in .venv, for the demo, tests and checks
 
 $(VENV)/.demo: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "Tastemaker needs Python 3.11 or newer on PATH; found: $$(python3 --version 2>&1)." \
-		"Install it, or name it: make PYTHON=/path/to/python3.11"; exit 2; }
+	@$(if $(PYTHON),$(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Tastemaker needs Python 3.11 or newer; got: $(or $(PYTHON),none on PATH)." \
+		"Install it, or say where it is: make PYTHON=/path/to/python3.11"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
-		echo "$(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv"; exit 2; }
+		echo "$(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv"; exit 2; }
+	@echo "Installing into $(VENV) (a minute or two, about 2 GB)"
 	$(BIN)/pip install --quiet $(PIP_ARGS) -e ".[demo]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
+	@echo "Installing what tests and checks need"
 	$(BIN)/pip install --quiet $(PIP_ARGS) -e ".[demo,dev]"
 	@touch $@
 

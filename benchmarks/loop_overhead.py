@@ -1,6 +1,6 @@
 """What the training loop costs over a bare one: CPU time, one thread, median of paired ratios.
 
-Three loops do the same work on the same tiny UNet-like network, interleaved A B C A in one process
+Three loops do the same work on the same tiny UNet-like network, interleaved in one process
 (the field's method: wall clock on a shared machine is useless, CPU time is good to a few per cent):
 
     bare   forward, backward, clip, AdamW step, zero_grad
@@ -13,6 +13,7 @@ The spread of bare against bare tells how far the ratios can be trusted.
 
 import argparse
 import json
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -141,10 +142,9 @@ def main() -> None:
     }
     for work in loops.values():
         work(3)
-    rounds = [
-        {name: seconds(work, options.steps) for name, work in loops.items()}
-        for _ in range(options.rounds)
-    ]
+    # A new order in every round, since each loop leaves the caches in its own state.
+    orders = [random.Random(r).sample(sorted(loops), len(loops)) for r in range(options.rounds)]
+    rounds = [{name: seconds(loops[name], options.steps) for name in order} for order in orders]
     base = [(one["bare"] + one["bare_again"]) / 2 for one in rounds]
     ratios = {
         name: [one[name] / b for one, b in zip(rounds, base, strict=True)]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tastemaker.errors import InputError
 from tastemaker.recipe.stages import Stage
@@ -24,6 +24,13 @@ class CollectConfig(Config):
     """Where they are."""
     where: dict[str, tuple[str, ...]] = {}
     """Which of them."""
+    sizes: tuple[int, ...] = ()
+    """A field with a validator of its own."""
+
+    @field_validator("sizes", mode="before")
+    @classmethod
+    def _as_it_is(cls, value: object) -> object:
+        return value
 
 
 class Adam(Config):
@@ -66,6 +73,8 @@ class FitConfig(Config):
     """Upper bound."""
     seed: int = 0
     """Seed."""
+    workers: int = Field(default=0, json_schema_extra={"changes_result": False})
+    """Never matters."""
     folder: Path = Path("x")
     """A path."""
 
@@ -119,6 +128,24 @@ def show(config: ShowConfig, inputs: Mapping[str, Artefact], step: StepDir) -> M
     return Manifest("show", step.key, {"samples": "shown"})
 
 
+class GatherConfig(Config):
+    """Read pictures."""
+
+    inputs: ClassVar[dict[str, str]] = {"folders": "pictures"}
+    folders: tuple[str, ...]
+    """Where they are."""
+
+
+class LoadConfig(Config):
+    """Load a model."""
+
+    inputs: ClassVar[dict[str, str]] = {"model": "model"}
+    model: str
+    """Which."""
+
+
+GATHER = Stage("gather", GatherConfig, 1, show)
+LOAD = Stage("load", LoadConfig, 1, show)
 TOYS = {
     "collect": Stage("collect", CollectConfig, 1, collect, outputs=("collection",)),
     "fit": Stage("fit", FitConfig, 1, fit, check_fit, outputs=("adapter", "model")),

@@ -2,11 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tiny_models import CONFIG, pictures
 
 from tastemaker.errors import InputError
 from tastemaker.models.autoencoder import (
-    autoencoder_hash,
     build_autoencoder,
     decode,
     latent_factor,
@@ -17,7 +15,9 @@ from tastemaker.models.autoencoder import (
     to_network_range,
     to_pixels,
     to_unit_range,
+    weights_hash,
 )
+from tests.tiny_models import CONFIG, pictures
 
 
 @pytest.fixture
@@ -29,8 +29,14 @@ def test_weights_depend_on_the_seed_alone(vae) -> None:
     before = torch.random.get_rng_state()
     again = build_autoencoder(CONFIG["vae"], seed=3)
     assert torch.equal(before, torch.random.get_rng_state())
-    assert autoencoder_hash(again) == autoencoder_hash(vae)
-    assert autoencoder_hash(build_autoencoder(CONFIG["vae"], seed=4)) != autoencoder_hash(vae)
+    assert weights_hash(again) == weights_hash(vae)
+    assert weights_hash(build_autoencoder(CONFIG["vae"], seed=4)) != weights_hash(vae)
+
+
+def test_hash_covers_the_scaling_factor(vae) -> None:
+    before = weights_hash(vae)
+    vae.register_to_config(scaling_factor=0.25)
+    assert weights_hash(vae) != before
 
 
 def test_ranges() -> None:
@@ -50,7 +56,9 @@ def test_posterior_is_scaled_and_decodes_to_the_same_picture(vae) -> None:
     torch.testing.assert_close(mean, raw.mean * 0.5)
     # The variance of a scaled variable grows by the square of the scale.
     torch.testing.assert_close(logvar.exp(), raw.logvar.exp() * 0.25)
-    torch.testing.assert_close(decode(vae, mean), (vae.decode(raw.mean).sample / 2 + 0.5).clamp(0, 1))
+    torch.testing.assert_close(
+        decode(vae, mean), (vae.decode(raw.mean).sample / 2 + 0.5).clamp(0, 1)
+    )
 
 
 def test_shift_and_channel_statistics_of_a_config_are_used(vae) -> None:
@@ -75,7 +83,9 @@ def test_standardised_latents_have_unit_moments_and_the_same_pictures(vae) -> No
     now, now_logvar = posterior(vae, pixels)
     torch.testing.assert_close(now.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(now.std((0, 2, 3)), torch.ones(4))
-    torch.testing.assert_close(now_logvar, logvar - 2 * std.log().view(1, 4, 1, 1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        now_logvar, logvar - 2 * std.log().view(1, 4, 1, 1), atol=1e-4, rtol=0
+    )
     torch.testing.assert_close(decode(vae, now), to_pixels(shown), atol=1e-5, rtol=0)
 
 
@@ -88,6 +98,6 @@ def test_posterior_logvar_can_be_set(vae) -> None:
 def test_load_takes_the_folder_or_its_pipeline(vae, tmp_path: Path) -> None:
     vae.save_pretrained(tmp_path / "whole" / "vae")
     for path in (tmp_path / "whole", tmp_path / "whole" / "vae"):
-        assert autoencoder_hash(load_autoencoder(path)) == autoencoder_hash(vae)
+        assert weights_hash(load_autoencoder(path)) == weights_hash(vae)
     with pytest.raises(InputError, match="AutoencoderKL"):
         load_autoencoder(tmp_path)

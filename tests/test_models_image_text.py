@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.tiny_models import CLIP, pictures, tokenizers
 
 from tastemaker.errors import InputError
 from tastemaker.models.image_text import ImageText, Preprocessing
+from tests.tiny_models import CLIP, pictures, tokenizers
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,13 @@ def test_gradients_flow_through_features_and_not_through_embeddings(model: Image
 
 def test_preprocessing_is_close_to_pillows_bicubic() -> None:
     picture = pictures(1, 64)[0].permute(1, 2, 0).numpy()[:, :48]
-    small = Image.fromarray(np.ascontiguousarray(picture)).resize((32, 43), Image.Resampling.BICUBIC)
+    small = Image.fromarray(np.ascontiguousarray(picture)).resize(
+        (32, 43), Image.Resampling.BICUBIC
+    )
     cropped = np.asarray(small)[5:37].astype(np.float32) / 255
-    ours = Preprocessing(32, (0, 0, 0), (1, 1, 1))(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None])
+    ours = Preprocessing(32, (0, 0, 0), (1, 1, 1))(
+        torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
+    )
     assert float(np.abs(ours[0].permute(1, 2, 0).numpy() - cropped).max()) < 1.5 / 255
 
 
@@ -59,7 +63,9 @@ def test_preprocessing_hash_tells_settings_apart() -> None:
     assert one.hash != replace(one, mean=(0.5, 0.5, 0.5)).hash
 
 
-def test_save_and_load_are_exact_and_other_tools_can_read_it(model: ImageText, tmp_path: Path) -> None:
+def test_save_and_load_are_exact_and_other_tools_can_read_it(
+    model: ImageText, tmp_path: Path
+) -> None:
     model.save(tmp_path)
     again = ImageText.load(tmp_path)
     assert torch.equal(again.embed_pictures(pictures(2)), model.embed_pictures(pictures(2)))
@@ -70,7 +76,9 @@ def test_save_and_load_are_exact_and_other_tools_can_read_it(model: ImageText, t
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     processor = CLIPImageProcessorPil.from_pretrained(tmp_path)
-    theirs = processor(Image.fromarray(pictures(1)[0].permute(1, 2, 0).numpy()), return_tensors="pt")
+    theirs = processor(
+        Image.fromarray(pictures(1)[0].permute(1, 2, 0).numpy()), return_tensors="pt"
+    )
     assert theirs.pixel_values.shape == (1, 3, 16, 16)
     ours = model.preprocessing(pictures(1))
     assert float((theirs.pixel_values - ours).abs().max()) < 0.03
@@ -81,8 +89,12 @@ def test_half_precision_on_disk_leaves_the_live_model(model: ImageText, tmp_path
     assert model.model.dtype == torch.float32
     again = ImageText.load(tmp_path)
     assert again.model.dtype == torch.float32
-    assert (tmp_path / "model.safetensors").stat().st_size < 0.6 * 4 * sum(p.numel() for p in model.model.parameters())
-    torch.testing.assert_close(again.embed_texts(["a tree"]), model.embed_texts(["a tree"]), atol=2e-3, rtol=0)
+    assert (tmp_path / "model.safetensors").stat().st_size < 0.6 * 4 * sum(
+        p.numel() for p in model.model.parameters()
+    )
+    torch.testing.assert_close(
+        again.embed_texts(["a tree"]), model.embed_texts(["a tree"]), atol=2e-3, rtol=0
+    )
 
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:

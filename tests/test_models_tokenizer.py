@@ -31,7 +31,9 @@ def test_layout_of_the_vocabulary_is_clips(folder: Path) -> None:
     assert merges[0].startswith("#version")
     assert len(vocab) == 512 + len(merges) - 1 + 2
     # The n-th merge makes the n-th token after the bytes.
-    assert ["".join(line.split(" ")) for line in merges[1:]] == [by_id[512 + n] for n in range(len(merges) - 1)]
+    assert ["".join(line.split(" ")) for line in merges[1:]] == [
+        by_id[512 + n] for n in range(len(merges) - 1)
+    ]
 
 
 def test_vocab_and_merges_alone_give_the_same_ids(folder: Path, tmp_path: Path) -> None:
@@ -60,7 +62,8 @@ def test_the_two_tokenizers_pad_as_in_sdxl(folder: Path) -> None:
 
 def test_training_is_deterministic_across_processes(folder: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tastemaker.models.tokenizer import train_tokenizer;"
+        "import sys; from pathlib import Path;"
+        "from tastemaker.models.tokenizer import train_tokenizer;"
         f"train_tokenizer(reversed({TEXTS!r}), 560, 10, Path(sys.argv[1]))"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

@@ -127,6 +127,8 @@ def test_a_required_argument() -> None:
         ("fit.folder=~", None, "", None),
         ("pictures=[a, b]", 0, "sources", ["a", "b"]),
         ("collect.where={style: flat}", 0, "where", {"style": ["flat"]}),
+        ("collect.sizes=[1, 2]", 0, "sizes", [1, 2]),
+        ("collect.sizes=3", 0, "sizes", [3]),
         ("collect.where.style=flat", 0, "where.style", ["flat"]),
         ("fit.start=a=b", 1, "start", "a=b"),
     ],
@@ -152,6 +154,7 @@ def test_overrides(pair: str, step: int | None, path: str, value: object) -> Non
         ("fit.lr", "'fit.lr': got no '='; expected key=value"),
         ("fit.lr.x=1", "'fit.lr.x': got "),
         ("fit.stage=show", "the step's own stage"),
+        ("collect.sizes=[1, x]", "recipe.collect.sizes.1 (command line): got 'x'"),
         ("seed=-1", "'seed': got -1"),
         ("fit.lr=[", "'fit.lr=['"),
     ],
@@ -179,6 +182,8 @@ def test_explain_says_where_each_value_came_from() -> None:
     assert rows["fit.schedule"].basis == "chosen by us"
     assert rows["fit.schedule"].origin == "recipe"
     assert rows["fit.inner.weight_decay"].origin == "stage default"
+    assert rows["fit.optimizer.weight_decay"].origin == "recipe"
+    assert rows["fit.optimizer.betas"].origin == "stage default"
     assert rows["fit.seed"].origin == "recipe seed"
     assert rows["fit.collection"].basis == "input"
     assert rows["fit.images_total"].about == "How long."

@@ -56,6 +56,7 @@ def test_a_step_is_whole_of_one_bucket_and_needs_no_history(counts, batch, seed,
     shuffled = {size: ids[size][::-1] for size in reversed(ids)}
     fresh = DataOrder(shuffled, batch, seed)
     assert fresh.step(k) == expected[k]
+    assert order.step(k) == expected[k]  # going back, after the last epoch
     assert len(expected[k]) == batch
     assert {visit.sample_id for visit in expected[k]} <= set(ids[fresh.bucket(k)])
 

@@ -1,4 +1,4 @@
-"""The smallest models that run the real code: 64-px SDXL with 16x16 latents, about 0.3 M weights."""
+"""The smallest models that run the real code: a 64-px SDXL with 16x16 latents."""
 
 from functools import cache
 from pathlib import Path
@@ -80,7 +80,7 @@ def tokenizers(folder: Path, max_length: int = WINDOW) -> Path:
 
 
 def tiny_sdxl(seed: int = 0, **unet: Any) -> Any:
-    """A new, untrained model; its last layer is not zero, so that predictions depend on everything."""
+    """A new, untrained model."""
     from tastemaker.models.family import build_sdxl
 
     with TemporaryDirectory() as folder:

@@ -88,14 +88,13 @@ def recipes_table() -> str:
     return "\n".join(lines)
 
 
-def pages() -> dict[Path, str]:
-    """Every generated page and its text as it should be."""
-    recipes = DOCS / "recipes.md"
-    return {
-        DOCS / "stages.md": stages_page(),
-        DOCS / "commands.md": commands_page(),
-        recipes: _between(recipes.read_text(), "packaged recipes", recipes_table()),
-    }
+def recipes_page() -> str:
+    """The page on recipes, written by hand, with the list of packaged ones in its place."""
+    return _between((DOCS / "recipes.md").read_text(), "packaged recipes", recipes_table())
+
+
+PAGES = {"stages.md": stages_page, "commands.md": commands_page, "recipes.md": recipes_page}
+"""Page -> what writes it."""
 
 
 def _between(text: str, name: str, content: str) -> str:
@@ -205,11 +204,11 @@ def _cell(text: str) -> str:
 
 def main() -> None:
     """Write what has changed."""
-    for path, text in pages().items():
-        text = text.rstrip() + "\n"
+    for name, write in PAGES.items():
+        path, text = DOCS / name, write().rstrip() + "\n"
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
-            sys.stderr.write(f"wrote {path.relative_to(REPOSITORY)}\n")
+            sys.stderr.write(f"wrote docs/{name}\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The `tastemaker` command: its verbs, and how errors reach the user."""
 
+import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -96,8 +97,8 @@ def main(
         typer.echo("Stopped. What was finished is kept; the same command goes on.", err=True)
         return 130
     except BrokenPipeError:
-        # The reader (head, less) has seen enough.
-        sys.stderr.close()
+        # The reader (head, less) has seen enough; the rest goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         show = getattr(error, "show", None)

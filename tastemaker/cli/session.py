@@ -1,7 +1,6 @@
 """What one invocation of the command line knows: its words, its output, its run folder."""
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +36,7 @@ class Session:
 
     def command(self) -> list[str]:
         """The command as typed."""
-        return ["tastemaker", *(shlex.quote(word) for word in self.words)]
+        return ["tastemaker", *self.words]
 
     def say(self, text: str = "") -> None:
         """A line for people: on stdout, or on stderr when stdout is for JSON."""

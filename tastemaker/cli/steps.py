@@ -38,6 +38,8 @@ def do_steps(
     session.run = run.path
     steps: list[dict[str, Any]] = []
     with run:
+        # What an earlier attempt died of is no more true.
+        (run.path / "error.log").unlink(missing_ok=True)
         for event in run_recipe(
             recipe, run, command=session.command(), contents=contents, grow=grow
         ):
@@ -90,8 +92,8 @@ def tell_step(session: Session, place: str, manifest: "Manifest", skipped: bool)
 
 
 def _figures(results: Mapping[str, object]) -> dict[str, object]:
-    """The plain figures among the results; tables are for the report."""
-    plain = {k: v for k, v in results.items() if isinstance(v, int | float | str)}
+    """The plain numbers among the results; tables and texts are for the report."""
+    plain = {name: value for name, value in results.items() if isinstance(value, int | float)}
     return dict(list(plain.items())[:8])
 
 

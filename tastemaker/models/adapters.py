@@ -166,7 +166,7 @@ def load_lora(family: "Family", path: Path) -> None:
             family.pipeline().load_lora_weights(
                 str(file.parent), weight_name=file.name, adapter_name=_NAME, local_files_only=True
             )
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, LookupError) as error:
         raise _misfit(file, str(error).strip().splitlines()[0]) from error
     if not has_lora(family):
         raise _misfit(file, "no layer of this model's UNet")

@@ -8,7 +8,6 @@ Pixels cross every border of `models` as uint8, or as floats in [0, 1]; the netw
 import json
 from collections.abc import Mapping
 from hashlib import blake2b
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from tastemaker.errors import InputError
+from tastemaker.models.weights import own_memory
 
 
 def build_autoencoder(config: Mapping[str, Any], *, seed: int = 0) -> AutoencoderKL:
@@ -48,7 +48,8 @@ def load_autoencoder(path: Path | str) -> AutoencoderKL:
             "a diffusers AutoencoderKL folder",
             "Give the folder of a saved autoencoder.",
         )
-    return cast(AutoencoderKL, AutoencoderKL.from_pretrained(folder, local_files_only=True))
+    loaded = AutoencoderKL.from_pretrained(folder, local_files_only=True)
+    return own_memory(cast(AutoencoderKL, loaded))
 
 
 def to_unit_range(pixels: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
@@ -92,9 +93,8 @@ def posterior(
     inputs = to_network_range(pixels).to(weight.device, weight.dtype)
     distribution = cast(Any, vae.encode(inputs)).latent_dist
     scale, shift = (each.to(weight.device) for each in _scaling(vae))
-    return (
-        distribution.mean.float() - shift
-    ) * scale, distribution.logvar.float() + 2 * scale.log()
+    mean = (distribution.mean.float() - shift) * scale
+    return mean, distribution.logvar.float() + 2 * scale.log()
 
 
 def decode(vae: AutoencoderKL, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B C H W"]:
@@ -114,10 +114,17 @@ def _scaling(vae: AutoencoderKL) -> tuple[Float[Tensor, "1 k 1 1"], Float[Tensor
     return factor, torch.tensor(float(config.get("shift_factor") or 0.0)).view(1, 1, 1, 1)
 
 
-def weights_hash(module: nn.Module) -> str:
-    """Hash of a network's weights, names and types; latents of another autoencoder have another hash."""
+def weights_hash(vae: nn.Module) -> str:
+    """Hash of an autoencoder: weights, and settings such as the scaling factor; 64 hex digits.
+
+    Latents of another autoencoder have another hash; a copy in another place has the same.
+    """
     digest = blake2b(digest_size=32)
-    for name, value in sorted(module.state_dict().items()):
+    # Names with an underscore tell where it was loaded from and by which version.
+    config = getattr(vae, "config", {})
+    fields = {name: value for name, value in config.items() if not name.startswith("_")}
+    digest.update(json.dumps(fields, sort_keys=True, default=str).encode())
+    for name, value in sorted(vae.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -179,17 +186,3 @@ def _pointwise(vae: AutoencoderKL, name: str) -> nn.Conv2d:
 def _bias(convolution: nn.Conv2d) -> Tensor:
     assert convolution.bias is not None
     return convolution.bias
-
-
-def autoencoder_hash(vae: AutoencoderKL) -> str:
-    """Hash of the weights and of the settings that decide what latents are; 64 hex digits.
-
-    A copy in another place or of another save has the same hash.
-    """
-    digest = blake2b(digest_size=32)
-    fields = {k: v for k, v in vae.config.items() if not k.startswith("_")}
-    digest.update(json.dumps(fields, sort_keys=True, default=str).encode())
-    for name, value in sorted(vae.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

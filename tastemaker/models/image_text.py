@@ -21,6 +21,7 @@ from tastemaker.models.autoencoder import to_unit_range
 from tastemaker.models.quiet import quiet
 from tastemaker.models.text import text_fields, token_windows
 from tastemaker.models.tokenizer import load_tokenizer, save_tokenizer
+from tastemaker.models.weights import own_memory
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -130,7 +131,8 @@ class ImageText:
                 "Give the folder of a CLIP model.",
             )
         with quiet():
-            model = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+            loaded = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        model = own_memory(loaded)
         processor = folder / "preprocessor_config.json"
         fields = json.loads(processor.read_text(encoding="utf-8")) if processor.is_file() else {}
         preprocessing = Preprocessing.from_config(fields, _side(model))

@@ -15,8 +15,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from jaxtyping import Float, Int, Shaped
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -27,6 +26,7 @@ from tastemaker.models.family import DTYPES, Conditioning, Precision, TextStates
 from tastemaker.models.quiet import quiet
 from tastemaker.models.text import text_fields, token_counts, token_windows, windows_needed
 from tastemaker.models.tokenizer import load_tokenizer, save_tokenizer
+from tastemaker.models.weights import convert_weights, own_memory
 from tastemaker.records.size import ImageSizes
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class SDXLFamily:
         dtype = DTYPES[precision]
 
         def part(kind: Any, name: str, **options: Any) -> Any:
-            return kind.from_pretrained(path / name, local_files_only=True, **options)
+            return own_memory(kind.from_pretrained(path / name, local_files_only=True, **options))
 
         try:
             with quiet():
@@ -122,9 +122,9 @@ class SDXLFamily:
                 "--include '*.json' '*.txt'` once, or use a diffusers folder.",
             ) from error
         return cls(
-            unet=whole.unet,
-            vae=whole.vae,
-            text_encoders=(whole.text_encoder, whole.text_encoder_2),
+            unet=own_memory(whole.unet),
+            vae=own_memory(whole.vae),
+            text_encoders=(own_memory(whole.text_encoder), own_memory(whole.text_encoder_2)),
             tokenizers=(whole.tokenizer, whole.tokenizer_2),
             scheduler=whole.scheduler,
             precision=precision,
@@ -338,7 +338,7 @@ class SDXLFamily:
         save_tokenizer(self.tokenizer_1, folder / "tokenizer")
         save_tokenizer(self.tokenizer_2, folder / "tokenizer_2")
         if precision is not None:
-            _convert_weights(folder, DTYPES[precision])
+            convert_weights(folder, DTYPES[precision])
 
 
 def _pipeline_class() -> "type[StableDiffusionXLPipeline]":
@@ -355,15 +355,3 @@ def _load_scheduler(folder: Path) -> Any:
     config = cast(Any, DDIMScheduler.load_config(folder, local_files_only=True))
     name = config["_class_name"]
     return getattr(import_module("diffusers"), name).from_pretrained(folder, local_files_only=True)
-
-
-def _convert_weights(folder: Path, dtype: torch.dtype) -> None:
-    """Rewrite the safetensors files of a folder in another precision."""
-    for path in sorted(folder.glob("*/*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-        tensors = {
-            name: value.to(dtype) if value.is_floating_point() else value
-            for name, value in load_file(path).items()
-        }
-        save_file(tensors, path, metadata=metadata)

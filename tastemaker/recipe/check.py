@@ -29,8 +29,10 @@ def check_recipe(recipe: Recipe, run: RunDir, contents: ContentKeys | None = Non
     for one in planned:
         step = run.step(one.step.name, one.step.stage.name, one.key)
         if step.finished() is None:
-            findings += _pictures(one)
-            findings += _stage(one, run)
+            pictures = list(_pictures(one))
+            place = f"recipe.{one.step.name}."
+            unfound = bool(pictures) or any(where.startswith(place) for where, _ in problems)
+            findings += [*pictures, *_stage(one, run, unfound)]
     return findings
 
 
@@ -72,14 +74,16 @@ def _pictures(one: PlannedStep) -> Iterator[Finding]:
             yield _finding(place, error)
 
 
-def _stage(one: PlannedStep, run: RunDir) -> Iterator[Finding]:
+def _stage(one: PlannedStep, run: RunDir, unfound: bool) -> Iterator[Finding]:
     check = one.step.stage.check
     if check is None:
         return
     try:
         yield from check(one.step.config, _known_inputs(one, run))
     except InputError as error:
-        yield _finding(f"recipe.{one.step.name}", error)
+        # A stage that stumbles over an input that is not there says nothing new.
+        if not unfound:
+            yield _finding(f"recipe.{one.step.name}", error)
     except TastemakerError as error:
         yield Finding(f"recipe.{one.step.name}", str(error), "Correct this first.")
 

@@ -101,7 +101,8 @@ class _Loading:
         raw = self._raw_steps(file)
         self._stop_if_wrong()
         origins: dict[str, dict[str, Origin]] = {
-            name: {key: Origin("recipe") for key in values} for name, values in raw.items()
+            name: dict.fromkeys(leaf_paths(values), Origin("recipe"))
+            for name, values in raw.items()
         }
         given: dict[str, Any] = {}
         seed, seed_origin = file.seed, Origin("recipe seed")
@@ -288,6 +289,15 @@ class _Loading:
                     "step.key of a value in this recipe",
                     did_you_mean(path, known, "Correct it: a citation must belong to a value."),
                 )
+
+
+def leaf_paths(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted paths of all values that are no mappings, or empty ones."""
+    paths: list[str] = []
+    for key, value in values.items():
+        inner = leaf_paths(value, f"{prefix}{key}.") if isinstance(value, dict) else []
+        paths += inner or [f"{prefix}{key}"]
+    return paths
 
 
 def value_paths(step: Step) -> list[str]:

@@ -74,11 +74,21 @@ def make_plan(
 def _key(step: Step, inputs: Mapping[str, Artefact | FromStep], missing: list[str]) -> str:
     values = step.config.model_dump(mode="json")
     # An input counts by what it is, not by what it is called.
-    own = {key: value for key, value in values.items() if key not in type(step.config).inputs}
+    own = {
+        key: value
+        for key, value in values.items()
+        if key not in type(step.config).inputs and _changes_result(step, key)
+    }
     keys = {name: artefact.key for name, artefact in inputs.items()}
     return hash_json(
         [step.stage.name, step.stage.version, _finite(own), keys, *([missing] if missing else [])]
     )
+
+
+def _changes_result(step: Step, key: str) -> bool:
+    """False for a field that says `json_schema_extra={"changes_result": False}`, like `workers`."""
+    extra = type(step.config).model_fields[key].json_schema_extra
+    return not isinstance(extra, dict) or extra.get("changes_result", True) is not False
 
 
 def _finite(value: object) -> object:

@@ -1,6 +1,7 @@
 """Run the steps of a recipe: skip what is done, do the rest, leave a manifest after each."""
 
 import contextlib
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -138,7 +139,7 @@ def _run_step(
         manifest = step.finish(replace(manifest, stage=step.stage, seconds=seconds))
     except KeyboardInterrupt:
         step.event("interrupted")
-        again = f": {' '.join(command)}" if command else ""
+        again = f": {shlex.join(command)}" if command else ""
         raise Interrupted(
             f"Stopped in step '{step.name}'. What was finished is kept; the same command goes on "
             f"from there{again}"

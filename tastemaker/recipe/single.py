@@ -24,7 +24,7 @@ def single_step(
 
     Words are `key=value` pairs of the stage's configuration, `seed=N`, or places of inputs: several
     places go to the inputs in order; a single one (mostly a run folder) stands for every input
-    that is not a model and not given by name. An input that is a list takes all places.
+    that is required, no model and not given by name. An input that is a list takes all places.
 
     Args:
         stage: name of the stage.
@@ -66,8 +66,9 @@ def _placed(stage: str, config: Any, places: list[str], given: set[str]) -> dict
     if lists:
         return {lists[0]: places}
     if len(places) == 1:
-        fields = [field for field, kinds in free.items() if "model" not in kinds.split("|")]
-        return dict.fromkeys(fields or list(free)[:1], places[0])
+        data = [field for field, kinds in free.items() if "model" not in kinds.split("|")]
+        needed = [field for field in data if config.model_fields[field].is_required()]
+        return dict.fromkeys(needed or data[:1] or list(free)[:1], places[0])
     if len(places) > len(free):
         raise RecipeError(
             f"tastemaker {stage}",

@@ -36,16 +36,27 @@ def build_config(
     try:
         return _validate(cls, values), []
     except ValidationError as error:
-        first = error
+        values = _with_lists(values, error)
     try:
-        return _validate(cls, _with_lists(values, first)), []
+        return _validate(cls, values), []
     except ValidationError as error:
-        return None, [_translate(cls, detail, values, where) for detail in error.errors()]
+        wrong = [detail for detail in error.errors() if not _harmless(detail)]
+    if not wrong:
+        try:
+            return _validate(cls, values, strict=False), []
+        except ValidationError as error:
+            wrong = error.errors()
+    return None, [_translate(cls, detail, values, where) for detail in wrong]
 
 
-def _validate(cls: type[C], values: Mapping[str, Any]) -> C:
+def _validate(cls: type[C], values: Mapping[str, Any], strict: bool = True) -> C:
     # In JSON mode strictness still lets a list be a tuple and a text be a path.
-    return cls.model_validate_json(json.dumps(values), strict=True)
+    return cls.model_validate_json(json.dumps(values), strict=strict)
+
+
+def _harmless(detail: Any) -> bool:
+    """Behind a validator of a stage's own, strictness takes a list for no tuple; it is one."""
+    return detail["type"] in _ONE_FOR_MANY and isinstance(detail["input"], list)
 
 
 def _with_defaults(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +79,7 @@ def _with_lists(values: Mapping[str, Any], error: ValidationError) -> dict[str, 
     changed = json.loads(json.dumps(values))
     for detail in error.errors():
         path, holder = detail["loc"], changed
-        if detail["type"] not in _ONE_FOR_MANY or isinstance(detail["input"], dict):
+        if detail["type"] not in _ONE_FOR_MANY or isinstance(detail["input"], dict | list):
             continue
         for part in path[:-1]:
             holder = holder.get(part) if isinstance(holder, dict) else None

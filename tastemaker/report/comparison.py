@@ -1,4 +1,4 @@
-"""An evaluation with its pictures: pairs by prompt, and which of them changed most for good and ill."""
+"""An evaluation with its pictures: pairs by prompt, and which of them changed most."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -74,13 +74,15 @@ class Comparison:
         return sorted(changed, key=lambda pair: -(pair.change or 0))[:count]
 
     def setbacks(self, count: int) -> list[PicturePair]:
-        """The pairs whose second picture scores lowest: where the training did not help, or did harm."""
+        """The pairs whose second picture scores lowest: no help there, or harm."""
         scored = [pair for pair in self.pairs if pair.score_after is not None]
         return sorted(scored, key=lambda pair: pair.score_after or 0)[:count]
 
     def by_lot(self, count: int) -> list[PicturePair]:
         """Pairs chosen by the hash of their prompt's id, so not for how they came out."""
-        return sorted(self.pairs, key=lambda pair: blake2b(pair.prompt_id.encode()).digest())[:count]
+        return sorted(self.pairs, key=lambda pair: blake2b(pair.prompt_id.encode()).digest())[
+            :count
+        ]
 
 
 def comparisons(run: RunFacts) -> list[Comparison]:
@@ -116,12 +118,16 @@ def _comparison(run: RunFacts, step: StepFacts, folder: Path) -> Comparison:
     for prompt_id in sorted({*first["before"], *first["after"]}):
         sides = {m: first[m].get(prompt_id) for m in first}
         sample = next(side[1] for side in sides.values() if side)
+        files = {m: side[0] if side else None for m, side in sides.items()}
+        scores = {m: values.get((m, prompt_id)) for m in first}
         pairs.append(
             PicturePair(
                 prompt_id,
                 sample.prompt,
-                *(side[0] if side else None for side in sides.values()),
-                *(values.get((model, prompt_id)) for model in first),
+                files["before"],
+                files["after"],
+                scores["before"],
+                scores["after"],
             )
         )
     return Comparison(step, summary, tuple(pairs), judged_by, most)

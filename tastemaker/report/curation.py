@@ -99,14 +99,18 @@ def _examples(
 ) -> tuple[Thumbnail, ...]:
     if catalogue is None:
         return ()
-    rows = sorted((row for row in dropped if row["reason"] == reason), key=lambda r: _digest(r["id"]))
+    rows = sorted(
+        (row for row in dropped if row["reason"] == reason), key=lambda r: _digest(r["id"])
+    )
     found = []
     # Some cannot be shown, which may be why they were dropped.
     for row in rows[: 4 * count]:
         path = Path(row["path"])
         address = embedded(path if path.is_absolute() else catalogue.path / path, _THUMBNAIL_PX)
         if address and len(found) < count:
-            found.append(Thumbnail(address, f"{row['key']}: got {row['got']}, limit {row['limit']}"))
+            found.append(
+                Thumbnail(address, f"{row['key']}: got {row['got']}, limit {row['limit']}")
+            )
     return tuple(found)
 
 

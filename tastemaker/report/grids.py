@@ -1,4 +1,4 @@
-"""A contact sheet of pairs as one PNG, for a readme or a slide: before and after, the prompt below."""
+"""A contact sheet of pairs as one PNG: before and after, the prompt below."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from tastemaker.store.atomic import atomic_file
 _TILE_PX = 128
 _SEAM_PX, _GAP_PX, _MARGIN_PX = 2, 22, 34
 _FONT_PX, _HEAD_PX = 15, 17
-_PAPER, _INK, _SOFT, _ACCENT = (251, 250, 247), (38, 36, 33), (125, 119, 109), (194, 65, 12)
+_PAPER, _INK, _SOFT, _ACCENT = (246, 246, 246), (23, 23, 23), (110, 110, 110), (216, 35, 47)
 
 
 @dataclass(frozen=True)
 class PairOfPictures:
-    """What one model and the other made of a prompt; uint8 `[H, W, 3]`, None where one is missing."""
+    """What two models made of a prompt; uint8 `[H, W, 3]`, None where one is missing."""
 
     text: str
     before: np.ndarray | None
@@ -57,12 +57,12 @@ def write_pair_sheet(path: Path, pairs: Sequence[PairOfPictures], *, columns: in
         text = _shortened(pair.text, pair_w, font)
         draw.text((left, top + _TILE_PX + 7), text, fill=_INK, font=font)
     with atomic_file(path) as temporary:
-        sheet.save(temporary, "PNG", optimize=True)
+        sheet.save(temporary, "PNG")
 
 
 def _draw_head(draw: Any, font: Any, at: tuple[int, int]) -> None:
     x, y = at
-    for text, colour in (("before", _SOFT), ("  →  ", _SOFT), ("after", _ACCENT)):
+    for text, colour in (("before", _SOFT), (" / ", _SOFT), ("after", _ACCENT)):
         draw.text((x, y), text, fill=colour, font=font)
         x += round(font.getlength(text))
     draw.text((x, y), "   the same prompt and the same noise", fill=_SOFT, font=font)
@@ -72,7 +72,9 @@ def _tile(pixels: np.ndarray | None) -> Any:
     """A square; the whole picture in it, on white."""
     from PIL import Image
 
-    tile = Image.new("RGB", (_TILE_PX, _TILE_PX), "white" if pixels is not None else (232, 228, 220))
+    tile = Image.new(
+        "RGB", (_TILE_PX, _TILE_PX), "white" if pixels is not None else (222, 222, 222)
+    )
     if pixels is None:
         return tile
     image = Image.fromarray(pixels)

@@ -17,7 +17,7 @@ _LOSSLESS_UP_TO = 128 * 128
 
 
 def data_address(pixels: np.ndarray, side_px: int = SIDE_PX) -> str:
-    """A `data:image/webp;base64,...` of a picture; larger ones are reduced, small ones kept exactly.
+    """A `data:image/webp;base64,...`; large pictures are reduced, small ones kept exactly.
 
     Args:
         pixels: uint8 `[H, W, 3]`.
@@ -32,7 +32,7 @@ def data_address(pixels: np.ndarray, side_px: int = SIDE_PX) -> str:
         image = image.resize(size, Image.Resampling.LANCZOS)
     lossless = image.width * image.height <= _LOSSLESS_UP_TO
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", lossless=lossless, quality=90, method=4)
+    image.save(buffer, "WEBP", lossless=lossless, quality=90, method=2)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -1,10 +1,11 @@
-"""The curves of a training run as SVG that takes its colours and its type from the page around it."""
+"""The curves of a training run as SVG in the colours and the type of the page around it."""
 
 import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 _INK, _FAINT = "#010101", "#020202"
@@ -20,6 +21,7 @@ _COLOURS = {
 }
 _PER_TIMESTEP = re.compile(r"_t\d|/t\d")
 _SIZE_IN = (5.0, 2.75)
+_FIXED_NOTE = "Plain error: validation on held-out pictures, stable on trained ones."
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,11 @@ class Panel:
         title: above it.
         note: a sentence below it.
         curves: at most three.
-        logarithmic: whether the values' axis is.
     """
 
     title: str
     note: str
     curves: tuple[Curve, ...] = field(default_factory=tuple)
-    logarithmic: bool = False
 
 
 def training_panels(rows: Iterable[Mapping[str, Any]]) -> list[Panel]:
@@ -73,17 +73,17 @@ def training_panels(rows: Iterable[Mapping[str, Any]]) -> list[Panel]:
         curves = tuple(_curve(rows, name, name.split("/")[0]) for name in members[:3])
         plain = measure in ("mse", "loss")
         title = "On fixed pictures and noise" if plain else measure.replace("_", " ")
-        note = "Plain error; it moves only when the model does." if plain else "On held-out pictures."
+        note = _FIXED_NOTE if plain else "On held-out pictures."
         panels.append(Panel(title, note, curves))
     if "loss" in names:
         note = "Of each logged batch, and its running mean; mostly the noise of drawn timesteps."
         panels.append(Panel("Training loss", note, (_curve(rows, "loss", "", noisy=True),)))
     if "lr" in names:
-        note = "The factor times the peak, by images seen."
+        note = "As it was in each logged step."
         panels.append(Panel("Learning rate", note, (_curve(rows, "lr", ""),)))
     if "grad_norm" in names:
         curve = _curve(rows, "grad_norm", "", noisy=True)
-        panels.append(Panel("Norm of the gradient", "Before clipping.", (curve,), True))
+        panels.append(Panel("Norm of the gradient", "Before clipping.", (curve,)))
     return [panel for panel in panels if any(len(curve.values) > 1 for curve in panel.curves)]
 
 
@@ -98,7 +98,7 @@ def panel_svg(panel: Panel, salt: str) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    options = {
+    options: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
         "font.size": 9.5,
@@ -118,8 +118,6 @@ def panel_svg(panel: Panel, salt: str) -> str:
 def _draw(axes: Any, panel: Panel) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    if panel.logarithmic:
-        axes.set_yscale("log")
     for curve, colour in zip(panel.curves, _SERIES, strict=False):
         marker = "o" if len(curve.values) <= 12 and not curve.noisy else ""
         if curve.noisy and len(curve.values) > 8:
@@ -131,8 +129,12 @@ def _draw(axes: Any, panel: Panel) -> None:
     axes.margins(x=0.02)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda images, _: _thousands(images)))
-    if not panel.logarithmic:
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    largest = max((abs(v) for curve in panel.curves for v in curve.values), default=1.0)
+    if largest < 1e-2:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    else:
+        axes.ticklabel_format(axis="y", style="plain", useOffset=False)
     axes.set_xlabel("images seen", color=_INK)
     axes.tick_params(colors=_INK, length=0, pad=5)
     axes.grid(axis="y", color=_FAINT, lw=0.8)
@@ -191,6 +193,14 @@ def _running_mean(values: Sequence[float]) -> list[float]:
     return means
 
 
+def _short(value: float) -> str:
+    """`4.5e-4`, with a true minus."""
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.3e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}".replace("-", "\u2212")
+
+
 def _thousands(images: float) -> str:
     if abs(images) >= 1e6:
         return f"{images / 1e6:g} M"
@@ -198,16 +208,18 @@ def _thousands(images: float) -> str:
 
 
 def _themed(svg: str, salt: str, title: str) -> str:
-    """Only the element, with the page's colours and font, ids of its own, and a name to read aloud."""
+    """Only the element, in the page's colours and font, with ids of its own and a spoken name."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # A style element inside would apply to the whole page.
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     for stand_in, variable in _COLOURS.items():
         svg = svg.replace(stand_in, variable)
     svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{salt}-\1"', svg)
     svg = re.sub(r'(href="|url\()#', rf"\1#{salt}-", svg)
     svg = svg.replace("xlink:href", "href")
     view = re.search(r'viewBox="([^"]+)"', svg)
     box = view.group(1) if view else "0 0 360 198"
-    head = f'<svg role="img" aria-label="{title}" viewBox="{box}" xmlns="http://www.w3.org/2000/svg">'
+    head = f'<svg role="img" aria-label="{escape(title)}" viewBox="{box}" xmlns="http://www.w3.org/2000/svg">'
     return re.sub(r"^<svg[^>]*>", head, svg)

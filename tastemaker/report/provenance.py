@@ -1,4 +1,4 @@
-"""Where everything in a report comes from: versions, hashes, sources of pictures, the way to repeat it."""
+"""Where everything in a report comes from: versions, hashes, sources of pictures."""
 
 import shlex
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ _KNOWN = {
     "demo:twemoji": {
         "name": "Twemoji",
         "licence": "CC BY 4.0",
-        "attribution": "Twitter, Inc and other contributors; maintained by jdecked and contributors",
+        "attribution": "Twitter, Inc, jdecked and other contributors",
         "url": "https://github.com/jdecked/twemoji",
     },
     "demo:openmoji": {

@@ -14,6 +14,7 @@ GUARDS = ("image_text", "concept_top1")
 
 _FEW_PROMPTS = 30
 _MINUS, _THIN = "−", "\u202f"  # a true minus, and a narrow space that does not break
+_ARROW = " → "
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,22 @@ class Verdict:
         headline: the main figure, one sentence.
         sentence: what it means, a few words.
         details: further sentences, most important first.
+        change: the two figures in the headline, where two models are compared.
     """
 
     tone: Tone
     headline: str
     sentence: str
     details: tuple[str, ...]
+    change: tuple[str, str] | None = None
+
+    @property
+    def around(self) -> tuple[str, str]:
+        """What stands before and after the two figures of the headline."""
+        if self.change is None:
+            return self.headline, ""
+        first, _, last = self.headline.partition(_ARROW.join(self.change))
+        return first, last
 
 
 def label(line: Mapping[str, Any], style: str | None) -> Label:
@@ -117,24 +128,31 @@ def verdict(summary: Mapping[str, Any]) -> Verdict:
         return Verdict("unclear", head, "One model, compared with none", _notes(summary))
     before, after = (value(m["estimate"], line["unit"]) for m in line["models"].values())
     of = "of" if line["unit"] == "share" else "over"
-    head = f"{title}: {before} → {after} {of} {line['difference']['units']} prompts."
+    head = f"{title}: {before}{_ARROW}{after} {of} {line['difference']['units']} prompts."
     guards = [g for g in summary["scores"] if g["name"] in GUARDS and g is not line]
     lost = [g for g in guards if "difference" in g and direction(g) == "worse"]
-    return Verdict(*_judged(line, lost, head), _details(summary, line, guards))
+    tone, sentence = _judged(line, guards, lost)
+    return Verdict(tone, head, sentence, _details(summary, line, guards), (before, after))
 
 
 def _judged(
-    line: Mapping[str, Any], lost: Sequence[Mapping[str, Any]], head: str
-) -> tuple[Tone, str, str]:
+    line: Mapping[str, Any],
+    guards: Sequence[Mapping[str, Any]],
+    lost: Sequence[Mapping[str, Any]],
+) -> tuple[Tone, str]:
     moved = direction(line)
+    what = " and ".join(_LOSSES[g["name"]] for g in lost)
+    if moved == "better" and not guards:
+        return "mixed", "A clear gain; whether the pictures still fit their texts was not measured."
     if moved == "better" and not lost:
-        return "good", head, "A clear gain, and no measurable loss beside it."
+        return "good", "A clear gain, and no measurable loss beside it."
     if moved == "better":
-        what = " and ".join(_LOSSES[g["name"]] for g in lost)
-        return "mixed", head, f"A clear gain, but it was paid for: {what}."
+        return "mixed", f"A clear gain, but it was paid for: {what}."
     if moved == "worse":
-        return "bad", head, "The training made this worse."
-    return "unclear", head, "No clear change: the interval of the difference includes zero."
+        return "bad", f"The training made this worse{f', and {what}' if lost else ''}."
+    if lost:
+        return "bad", f"No clear gain, and a clear loss: {what}."
+    return "unclear", "No clear change: the interval of the difference includes zero."
 
 
 _LOSSES = {
@@ -146,7 +164,7 @@ _LOSSES = {
 def _details(
     summary: Mapping[str, Any], line: Mapping[str, Any], guards: Sequence[Mapping[str, Any]]
 ) -> tuple[str, ...]:
-    percent = f"{line['difference']['level']:.0%}"
+    percent = value(line["difference"]["level"], "share")
     found = [f"Difference {_difference(line)}, {percent} interval over prompts."]
     for guard in guards:
         name = label(guard, summary["style"]).title
@@ -161,9 +179,7 @@ def _details(
 
 def _difference(line: Mapping[str, Any]) -> str:
     change, unit = line["difference"], line["unit"]
-    return (
-        f"{value(change['estimate'], unit, signed=True)} {interval(change, unit, signed=True)}"
-    )
+    return f"{value(change['estimate'], unit, signed=True)} {interval(change, unit, signed=True)}"
 
 
 def _notes(summary: Mapping[str, Any]) -> tuple[str, ...]:
@@ -183,3 +199,20 @@ def _notes(summary: Mapping[str, Any]) -> tuple[str, ...]:
     if lacking:
         notes.append(f"{lacking} pictures are missing; only complete prompts were compared.")
     return tuple(notes)
+
+
+def lasting(seconds: float) -> str:
+    """A duration in words: `41 s`, `2 min 11 s`, `3 h 05 min`."""
+    whole = round(seconds)
+    if whole < 1:
+        return f"under 1{_THIN}s"
+    if whole < 60:
+        return f"{whole}{_THIN}s"
+    if whole < 3600:
+        return f"{whole // 60}{_THIN}min {whole % 60:02d}{_THIN}s"
+    return f"{whole // 3600}{_THIN}h {whole % 3600 // 60:02d}{_THIN}min"
+
+
+def counted(number: int) -> str:
+    """A whole number with its thousands apart."""
+    return f"{number:,}".replace(",", _THIN)

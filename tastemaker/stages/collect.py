@@ -90,7 +90,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
         ledger.close({source.spec for source in sources})
     usable, unusable = ledger.usable(), ledger.unusable()
     for record in unusable[:_MOST_EVENTS]:
-        step.event("unusable", key=record.key, path=record.path, error=record.error)
+        step.event("unusable", picture=record.key, path=record.path, error=record.error)
     if not usable:
         raise _nothing(config, unusable)
     reasons = Counter(f"unusable: {_reason(record)}" for record in unusable)
@@ -126,8 +126,10 @@ def _inspect(item: SourceItem) -> Inspected:
             data = read_picture_file(item.path)
         image = load_image(data, name=item.key)
     except PictureError as error:
-        hash_ = hash_bytes(data) if data is not None else None
-        return Inspected(hash=hash_, error=str(error.got), stamp=stamp)
+        if data is None:
+            # Permissions may be corrected without a new time: it is tried again every time.
+            return Inspected(error=str(error.got))
+        return Inspected(hash=hash_bytes(data), error=str(error.got), stamp=stamp)
     return Inspected(
         hash_bytes(data), image.size, image.format, image.mode, image.frames, None, stamp
     )

@@ -276,7 +276,10 @@ def _image_text(
 
     source = inputs["image_text"]
     model = ImageText.load(locate(str(source.path), "image_text"))
-    backbone = f"{config.image_text}@{source.key[:12]}"
+    # A place on this machine says nothing to others.
+    reference = Path(str(config.image_text))
+    name = reference.name if reference.is_absolute() else str(reference)
+    backbone = f"{name}@{source.key[:12]}"
     scorer = ImageTextScorer(model, backbone, preprocessing=model.preprocessing.hash[:12])
     values = {
         name: scorer.score(

@@ -93,7 +93,7 @@ class Job:
 def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manifest:
     """Write `samples/`: a PNG and a line of `samples.jsonl` a picture, then `grid.png`.
 
-    A picture whose file and line are there from an earlier attempt is not made again.
+    A picture whose file and line are there from an earlier attempt is kept.
 
     Raises:
         InputError: the size does not fit the model, or the adapter does not.
@@ -118,10 +118,15 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     todo = _todo(jobs, folder, settings)
     done = len(jobs) - len(todo)
     with Progress(step, len(jobs), "pictures", step.name, done=done) as progress:
-        for group in _batches(todo, config.batch):
+        for group in _batches(jobs, config.batch):
+            if not todo & set(group):
+                continue
+            # The whole batch again, even for one picture: rounding depends on the batch, and a run
+            # that was killed must end with the very pictures of one that was not.
             for part in _make(config, family, size, group):
-                _save(config, part, folder, settings)
-                progress.advance(len(part))
+                lacking = [made for made in part if made.job in todo]
+                _save(config, lacking, folder, settings)
+                progress.advance(len(lacking))
     if config.grid_pictures:
         _write_grid(folder, jobs[: config.grid_pictures])
     return Manifest(
@@ -172,7 +177,7 @@ def _jobs(config: Config, prompts: PromptSet, family: "Family") -> list[Job]:
     return jobs
 
 
-def _todo(jobs: Sequence[Job], folder: Path, settings: str) -> list[Job]:
+def _todo(jobs: Sequence[Job], folder: Path, settings: str) -> set[Job]:
     """The pictures whose line or file is missing, or is of other settings."""
     from tastemaker.store import jsonl
     from tastemaker.store.samples import SAMPLES
@@ -186,7 +191,7 @@ def _todo(jobs: Sequence[Job], folder: Path, settings: str) -> list[Job]:
         same = same and row.get("prompt") == job.prompt.text
         return same and file.is_file() and hash_file(file) == row.get("file_hash")
 
-    return [job for job in jobs if not is_done(job)]
+    return {job for job in jobs if not is_done(job)}
 
 
 def _batches(jobs: Sequence[Job], batch: int) -> Iterator[list[Job]]:

@@ -86,9 +86,7 @@ class Catalogue:
             CorruptFile: a part that the manifest names is gone.
         """
         names = sorted(path.name for path in self._base.glob("part-*.parquet"))
-        manifest = self._base / MANIFEST
-        listed = json.loads(manifest.read_text()) if manifest.exists() else {"parts": []}
-        for part in listed["parts"]:
+        for part in self._listed():
             if part["file"] not in names:
                 raise CorruptFile(f"{self._base / part['file']}: gone. Collect the pictures again.")
         return names
@@ -118,7 +116,6 @@ class Catalogue:
             rows = self.rows(name)
             if any(row.record.id in changed for row in rows):
                 self._write_base(name, [changed.get(row.record.id, row) for row in rows])
-        self._write_manifest()
 
     def rows(self, part: str) -> list[Row]:
         """The rows of one part, in order."""
@@ -283,11 +280,17 @@ class Catalogue:
     def _write_manifest(self) -> None:
         import pyarrow.parquet as pq
 
+        # Parts never change their number of rows: only new ones are looked at.
+        rows = {part["file"]: part["rows"] for part in self._listed()}
         parts = [
-            {"file": name, "rows": pq.read_metadata(self._base / name).num_rows}
-            for name in sorted(path.name for path in self._base.glob("part-*.parquet"))
+            {"file": name, "rows": rows.get(name) or pq.read_metadata(self._base / name).num_rows}
+            for name in self.parts()
         ]
         write_json(self._base / MANIFEST, {"format": 1, "parts": parts})
+
+    def _listed(self) -> list[dict[str, Any]]:
+        manifest = self._base / MANIFEST
+        return json.loads(manifest.read_text())["parts"] if manifest.exists() else []
 
 
 def _read(path: Path) -> "pa.Table":

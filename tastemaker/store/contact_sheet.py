@@ -1,6 +1,8 @@
 """A contact sheet: pictures in a grid, each with its caption below, as one PNG."""
 
 from collections.abc import Sequence
+from importlib.resources import files
+from io import BytesIO
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,10 @@ def write_contact_sheet(
         captions: one a picture.
         columns: cells in a row.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     tiles = [_enlarged(Image.fromarray(picture)) for picture in pictures]
-    font = ImageFont.load_default(_FONT_PX)
+    font = _font()
     columns = min(columns, len(tiles))
     width = max(tile.width for tile in tiles)
     height = max(tile.height for tile in tiles)
@@ -51,6 +53,14 @@ def write_contact_sheet(
             draw.text(at, line, fill=(40, 40, 40), font=font)
     with atomic_file(path) as temporary:
         sheet.save(temporary, "PNG")
+
+
+def _font() -> Any:
+    """DejaVu Sans, which comes with matplotlib: Pillow's own font has no accents."""
+    from PIL import ImageFont
+
+    file = files("matplotlib").joinpath("mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
+    return ImageFont.truetype(BytesIO(file.read_bytes()), _FONT_PX - 1)
 
 
 def _enlarged(tile: Any) -> Any:

@@ -263,7 +263,7 @@ def _deep_grey(image: Image.Image, background: Rgb, label: str) -> np.ndarray:
     elif low >= 0 and image.mode == "I":
         scaled = values * (255.0 / 0x7FFFFFFF)
     else:
-        scaled = (values - low) * (255.0 / (high - low))
+        scaled = (values - low) * (255.0 / ((high - low) or 1.0))
     grey = np.clip(np.round(scaled), 0, 255).astype(np.uint8)
     rgb = np.repeat(grey[..., None], 3, axis=2)
     if isinstance(transparent, int):

@@ -88,6 +88,7 @@ class Ledger:
             texts = {"captions": item.captions, "tags": item.tags, "attributes": item.attributes}
             new = replace(old, record=replace(old.record, **texts))
         else:
+            self._make_way(place, item, seen)
             new = self._new_row(source, item, path, seen)
         self._settle(place, old, new)
         if len(self._added) >= PART_ROWS:
@@ -111,14 +112,15 @@ class Ledger:
                 self._promote(copy, row)
         self._replaced = []
         self.flush()
-
-    def flush(self) -> None:
-        """Write new rows as a part, then changed ones into theirs."""
-        self.catalogue.append_base(self._added)
-        self._added = []
+        # At the end, and all at once: a kill before this is healed by the next look.
         if self._changed:
             self.catalogue.update_base(self._changed)
             self._changed = {}
+
+    def flush(self) -> None:
+        """Write new rows as a part; rows that were there before are changed by `close`."""
+        self.catalogue.append_base(self._added)
+        self._added = []
 
     def usable(self) -> list[ImageRecord]:
         """The pictures that can be used."""
@@ -151,7 +153,7 @@ class Ledger:
         id_ = seen.hash
         twin = self._rows.get(id_) if id_ is not None else None
         place = (source, item.key)
-        if error is None and twin is not None and _is_alive(twin) and _place(twin) != place:
+        if error is None and twin is not None and self._lives_elsewhere(twin, place):
             error = f"{DUPLICATE} of {twin.record.source} {twin.record.key}"
         if error is not None or id_ is None:
             # Many bad files have the same bytes (none, for example); each needs a row of its own.
@@ -173,6 +175,29 @@ class Ledger:
         )
         return Row(record, seen.stamp)
 
+    def _make_way(self, place: Place, item: SourceItem, seen: Inspected) -> None:
+        """Let an exact copy that has words count instead of a picture that has none."""
+        twin = self._rows.get(seen.hash or "")
+        if twin is None or seen.error is not None or not self._lives_elsewhere(twin, place):
+            return
+        if item.captions and not twin.record.captions:
+            bare = twin.record
+            id_ = hash_json(["unusable", bare.source, bare.key, bare.id, "bare"])
+            error = f"{DUPLICATE} of {place[0]} {place[1]}"
+            self._save(Row(replace(bare, id=id_, status="error", error=error), twin.stamp))
+
+    def _lives_elsewhere(self, row: Row, place: Place) -> bool:
+        return _is_alive(row) and _place(row) != place and self._places.get(_place(row)) is row
+
+    def _save(self, row: Row) -> None:
+        """Make this the living row of its place: a new one, or an old one with its id."""
+        if row.record.id in self._rows:
+            self._put(row)
+        else:
+            self._rows[row.record.id] = row
+            self._added.append(row)
+        self._places[_place(row)] = row
+
     def _settle(self, place: Place, old: Row | None, new: Row) -> None:
         id_ = new.record.id
         if old is not None and old.record.id == id_:
@@ -184,14 +209,12 @@ class Ledger:
             self.counts["changed"] += 1
             self._replaced.append(old)
             self._put(_dead(old, f"{CHANGED}: the file has other content now"))
-        if id_ in self._rows:
+        known = self._rows.get(id_)
+        if known is not None and not _is_alive(known):
             self.counts["back"] += 1
-            self._put(new)
-        else:
-            self.counts["new"] += old is None
-            self._rows[id_] = new
-            self._added.append(new)
-        self._places[place] = new
+        elif old is None:
+            self.counts["new"] += 1
+        self._save(new)
 
     def _put(self, row: Row) -> None:
         """Replace a row that the catalogue has, or will have with the next part."""
@@ -209,7 +232,7 @@ class Ledger:
             self._places.pop(_place(row), None)
 
     def _replace_at_place(self, row: Row) -> None:
-        # After a kill between the two writes of `flush`, the old row may still look alive.
+        # After a kill between new and changed rows, the old row may still look alive.
         before = self._places.get(_place(row))
         if before is not None:
             self._put(_dead(before, f"{CHANGED}: the file has other content now"))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
+from math import isfinite
 from typing import NamedTuple
 
 import torch
@@ -185,8 +186,8 @@ def _check(unchecked: list[_Look]) -> None:
     unchecked.clear()
     if not looks:
         return
-    sums = torch.stack([look.per_sample.sum() + look.grad_norm for look in looks])
-    if bool(torch.isfinite(sums).all()):
+    sums = torch.stack([look.per_sample.sum() + look.grad_norm for look in looks]).tolist()
+    if all(map(isfinite, sums)):
         return
     for look in looks:
         finite = torch.isfinite(look.per_sample).tolist()

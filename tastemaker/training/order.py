@@ -1,7 +1,9 @@
 """Which samples each step trains on: a pure function of its number, so a resume needs no state."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,8 +11,6 @@ from tastemaker.errors import InputError
 from tastemaker.records.draws import Draw
 from tastemaker.records.run import Visit
 from tastemaker.records.size import Size
-
-_MEMORY_BUCKETS = 64
 
 
 class DataOrder:
@@ -47,11 +47,10 @@ class DataOrder:
         self.samples = sum(map(len, self.ids))
         _check_ids(self.ids)
         self._lengths = np.array([len(ids) for ids in self.ids], dtype=np.int64)
-        # Only memories of pure functions: forgetting them changes no answer.
-        self._permutation = _remember(
-            self._draw_permutation, max(_MEMORY_BUCKETS, 3 * len(buckets))
-        )
-        self._epoch = _remember(self._draw_epoch, 2)
+        # Memories of pure functions: forgetting them would change no answer.
+        self._pass = lru_cache(maxsize=3 * len(buckets))(self._draw_pass)
+        self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
+        self._last_epoch = 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -69,10 +68,14 @@ class DataOrder:
             ValueError: `k` is negative.
         """
         bucket, number = self._locate(k)
-        ids = self.ids[bucket]
-        first = number * self.batch
-        places = (divmod(place, len(ids)) for place in range(first, first + self.batch))
-        return tuple(Visit(ids[self._permutation(bucket, n)[row]], n) for n, row in places)
+        visits: list[Visit] = []
+        place, end = number * self.batch, (number + 1) * self.batch
+        while place < end:
+            visit, row = divmod(place, len(self.ids[bucket]))
+            some = self._pass(bucket, visit)[row : row + end - place]
+            visits += [Visit(sample_id, visit) for sample_id in some]
+            place += len(some)
+        return tuple(visits)
 
     def bucket(self, k: int) -> Size:
         """The size that all samples of step `k` have."""
@@ -82,12 +85,11 @@ class DataOrder:
         """Bucket of step `k`, and how many batches that bucket has given before it."""
         if k < 0:
             raise ValueError(f"step {k}: expected 0 or more")
-        epoch = self._epoch_of(k)
-        turns = self._epoch(epoch)
-        turn = k - self.steps_until(epoch)
-        bucket = int(turns[turn])
-        earlier = int(np.count_nonzero(turns[:turn] == bucket))
-        return bucket, int(self._batches_until(epoch)[bucket]) + earlier
+        epoch = self._epoch(self._last_epoch)
+        if not epoch.first <= k < epoch.first + len(epoch.turns):
+            self._last_epoch = self._epoch_of(k)
+            epoch = self._epoch(self._last_epoch)
+        return epoch.turns[k - epoch.first]
 
     def _epoch_of(self, k: int) -> int:
         """The epoch e with steps_until(e) <= k < steps_until(e + 1), by bisection."""
@@ -101,21 +103,30 @@ class DataOrder:
         return low
 
     def _batches_until(self, epochs: int) -> np.ndarray:
+        """Batches that each bucket has given after so many epochs."""
         return -(-epochs * self._lengths // self.batch)
 
-    def _draw_epoch(self, epoch: int) -> np.ndarray:
-        """Index of the bucket of each step of one epoch."""
-        counts = self._batches_until(epoch + 1) - self._batches_until(epoch)
+    def _draw_epoch(self, epoch: int) -> "_Epoch":
+        given = self._batches_until(epoch)
+        counts = self._batches_until(epoch + 1) - given
         turns = np.repeat(np.arange(len(counts)), counts)
-        return Draw(self.seed, "bucket order", "all", epoch).generator().permutation(turns)
+        generator = Draw(self.seed, "bucket order", "all", epoch).generator()
+        numbers = [count(int(n)) for n in given]
+        shuffled = [int(bucket) for bucket in generator.permutation(turns)]
+        return _Epoch(int(given.sum()), [(bucket, next(numbers[bucket])) for bucket in shuffled])
 
-    def _draw_permutation(self, bucket: int, number: int) -> np.ndarray:
-        draw = Draw(self.seed, "data order", str(self.sizes[bucket]), number)
-        return draw.generator().permutation(len(self.ids[bucket]))
+    def _draw_pass(self, bucket: int, number: int) -> list[str]:
+        """One permutation of a bucket's ids."""
+        ids = self.ids[bucket]
+        generator = Draw(self.seed, "data order", str(self.sizes[bucket]), number).generator()
+        return [ids[row] for row in generator.permutation(len(ids))]
 
 
-def _remember(function: Callable[..., np.ndarray], places: int) -> Callable[..., np.ndarray]:
-    return lru_cache(maxsize=places)(function)
+class _Epoch(NamedTuple):
+    """The steps of one epoch: the number of the first, and each one's bucket and batch in it."""
+
+    first: int
+    turns: list[tuple[int, int]]
 
 
 def _check_ids(ids: tuple[tuple[str, ...], ...]) -> None:

