@@ -20,10 +20,17 @@ def readable(record: ImageRecord) -> Verdict:
     return Drop(f"unreadable: {error.split(' (')[0]}", got=error, limit="a whole picture")
 
 
-def wanted(record: ImageRecord, where: Mapping[str, Sequence[str]]) -> Verdict:
-    """Keep pictures whose attributes have one of the wanted values each."""
+def wanted(
+    record: ImageRecord, where: Mapping[str, Sequence[str]], *, keep_unlabelled: bool = False
+) -> Verdict:
+    """Keep pictures whose attributes have one of the wanted values each.
+
+    A picture without the attribute is not wanted, or is with `keep_unlabelled`.
+    """
     for name, values in where.items():
         got = record.attribute(name)
+        if got is None and keep_unlabelled:
+            continue
         if got not in values:
             limit = " or ".join(values)
             return Drop(f"not wanted: {name}", got="(none)" if got is None else got, limit=limit)

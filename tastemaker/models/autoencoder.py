@@ -20,6 +20,10 @@ from tastemaker.errors import InputError
 from tastemaker.models.weights import own_memory
 
 
+Autoencoder = AutoencoderKL
+"""The class, for annotations elsewhere: only models and scorers import the model libraries."""
+
+
 def build_autoencoder(config: Mapping[str, Any], *, seed: int = 0) -> AutoencoderKL:
     """A new autoencoder with weights that depend on `seed` alone.
 

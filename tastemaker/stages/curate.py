@@ -49,6 +49,8 @@ class Config(BaseConfig):
     """Name of the selection."""
     where: dict[str, tuple[str, ...]] = {}
     """Attribute -> wanted values, for example `style: [openmoji]` and `split: [tune]`."""
+    keep_unlabelled: bool = False
+    """Whether a picture that lacks an attribute of `where` stays."""
     require_caption: bool = True
     """Drop pictures without a caption."""
     least_side_px: int = Field(default=64, ge=1)
@@ -135,7 +137,10 @@ def judge(
 def describe(config: Config) -> str:
     """The rules in words, for the selection."""
     said = ["readable", "no exact duplicates"]
-    said += [f"{name} is {' or '.join(values)}" for name, values in sorted(config.where.items())]
+    or_none = " or not given" if config.keep_unlabelled else ""
+    said += [
+        f"{name} is {' or '.join(values)}{or_none}" for name, values in sorted(config.where.items())
+    ]
     if config.require_caption:
         said.append("has a caption")
     said += [
@@ -195,7 +200,8 @@ def _measure(id_: str, path: Path) -> dict[str, Any]:
 
 
 def _judge_alone(record: ImageRecord, pixels: Mapping[str, Any], config: Config) -> Verdict:
-    known = [rules.readable(record), rules.wanted(record, config.where)]
+    wanted = rules.wanted(record, config.where, keep_unlabelled=config.keep_unlabelled)
+    known = [rules.readable(record), wanted]
     if config.require_caption:
         known.append(rules.captioned(record))
     known.append(rules.large_enough(record, config.least_side_px))

@@ -8,7 +8,8 @@ lead out are refused.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from pathlib import Path
 
 from tastemaker.errors import InputError
@@ -34,12 +35,15 @@ SUFFIXES = frozenset(
 """Endings of files that are taken for pictures; what they are is then told by their content."""
 
 _OUTSIDE = "leads outside the folder"
+_MOST_HELD_OUT = 64
 
 
 class FolderPictures:
     """Pictures below a folder, used in place.
 
-    Attributes of an item: `folder` (relative, with `/`; empty at the top) and what the texts give.
+    Attributes of an item: `folder` (relative, with `/`; empty at the top), what the texts give, and, where
+    they do not give it, `split`: `heldout` for one picture in eight (at most 64, chosen by the hash of
+    the relative path), `tune` for the others.
 
     Raises:
         InputError: the folder is not there.
@@ -63,8 +67,12 @@ class FolderPictures:
             InputError: there is no picture at all, or a metadata file has no usable columns.
         """
         pictures, broken = self._entries()
+        held_out = _held_out(pictures)
         for key in sorted({*pictures, *broken}):
-            item = self._item(key, pictures[key]) if key in pictures else broken[key]
+            if key in pictures:
+                item = self._item(key, pictures[key], "heldout" if key in held_out else "tune")
+            else:
+                item = broken[key]
             if passes(item.attributes, where):
                 yield item
 
@@ -107,7 +115,7 @@ class FolderPictures:
             )
         return pictures, broken
 
-    def _item(self, key: str, words: Words) -> SourceItem:
+    def _item(self, key: str, words: Words, split: str) -> SourceItem:
         path = self.folder / key
         words = read_sidecars(path, self.folder).joined(words)
         folder = key.rpartition("/")[0]
@@ -117,7 +125,7 @@ class FolderPictures:
             suffix=path.suffix,
             captions=words.captions,
             tags=words.tags,
-            attributes=(("folder", folder), *words.attributes),
+            attributes=tuple({"folder": folder, "split": split, **dict(words.attributes)}.items()),
         )
 
     def _metadata(self, listing: "_Listing") -> tuple[dict[str, Words], list[SourceItem]]:
@@ -149,6 +157,13 @@ class FolderPictures:
                     problem = f"'{row.file_name}' is not there"
                 problems.append(SourceItem(where, problem=problem))
         return words, problems
+
+
+def _held_out(keys: Iterable[str]) -> frozenset[str]:
+    """One in eight, at most 64, at least one of several: their captions ask what was not trained on."""
+    ordered = sorted(keys, key=lambda key: blake2b(key.encode("utf-8", "surrogateescape")).digest())
+    count = min(_MOST_HELD_OUT, max(len(ordered) // 8, min(len(ordered) - 1, 1)))
+    return frozenset(ordered[:count])
 
 
 class _Listing:

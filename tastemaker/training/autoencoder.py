@@ -6,12 +6,11 @@ Axes: B pictures, C colours or latent channels, H and W pixels.
 from collections.abc import Mapping, Sequence
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from tastemaker.diffusion.errors import per_image_mse
 from tastemaker.diffusion.noise import batch_noise
-from tastemaker.models.autoencoder import to_network_range
+from tastemaker.models.autoencoder import Autoencoder, to_network_range
 from tastemaker.objectives.autoencoder import Autoencoding, psnr
 from tastemaker.objectives.protocol import Terms
 from tastemaker.records.draws import Draw
@@ -31,7 +30,7 @@ class AutoencoderTask:
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: Autoencoder,
         pictures: Mapping[str, Tensor],
         objective: Autoencoding,
         *,
@@ -71,7 +70,7 @@ class AutoencoderTask:
 
 
 @torch.no_grad()
-def latent_statistics(vae: AutoencoderKL, pictures: Sequence[Tensor], batch: int = 64) -> tuple[Tensor, Tensor]:
+def latent_statistics(vae: Autoencoder, pictures: Sequence[Tensor], batch: int = 64) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [C] of each latent channel over pictures uint8 [3, H, W]."""
     means = [
         vae.encode(to_network_range(torch.stack(list(pictures[start : start + batch])))).latent_dist.mean

@@ -18,10 +18,14 @@ from tastemaker.objectives.sft import SFT
 from tastemaker.records.draws import Draw
 from tastemaker.records.image import ImageRecord
 from tastemaker.records.run import Visit
-from tastemaker.records.size import ImageSizes
+from tastemaker.records.size import ImageSizes, Size
+from tastemaker.training.validate import GridPoint, even_timesteps, fixed_grid, validate
 
-VALIDATION_TIMES = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
-"""Where the fixed grids look, as fractions of the schedule."""
+GRID_TIMESTEPS = 10
+"""Timesteps of the fixed grids, evenly spaced (ours)."""
+
+GRID_BATCH = 64
+"""Points of a grid per forward pass (ours)."""
 
 LatentOf = Callable[[str, int], tuple[Tensor, ImageSizes]]
 """(sample id, visit) -> latent [C, H, W], already scaled, and the sizes that belong to it."""
@@ -64,12 +68,12 @@ class DiffusionTask:
         """The objective's per-sample losses of these visits."""
         draws = [(v.sample_id, v.visit) for v in visits]
         latents, sizes = zip(*(self.latent_of(*draw) for draw in draws), strict=True)
-        x0 = torch.stack(list(latents))
+        x0 = torch.stack(latents)
         texts = [
             choose_caption(self.records[i], self.captions, Draw(self.seed, "prompt", i, n))
             for i, n in draws
         ]
-        noise = batch_noise([Draw(self.seed, "noise", i, n) for i, n in draws], tuple(x0.shape[1:]))
+        noise = batch_noise([Draw(self.seed, "noise", i, n) for i, n in draws], x0.shape[1:])
         t = timesteps([Draw(self.seed, "timestep", i, n) for i, n in draws], 0, len(self.schedule) - 1)
         batch = SingleBatch(x0=x0, noise=noise, t=t, cond=self._conditioning(texts, sizes))
         return self.objective(self.family.denoise, {}, batch, self.schedule)
@@ -78,29 +82,27 @@ class DiffusionTask:
     def validate(self) -> dict[str, float]:
         """Plain MSE on both fixed grids of (picture, timestep, noise): the mean, and one per timestep."""
         figures: dict[str, float] = {}
-        for grid, ids in self.grids.items():
+        times = even_timesteps(GRID_TIMESTEPS, len(self.schedule))
+        for name, ids in self.grids.items():
             if ids:
-                errors = [self._grid_errors(ids, fraction) for fraction in VALIDATION_TIMES]
-                for fraction, error in zip(VALIDATION_TIMES, errors, strict=True):
-                    figures[f"{grid}/mse_t{fraction:.2f}"] = float(error)
-                figures[f"{grid}/mse"] = float(torch.stack(errors).mean())
+                points = fixed_grid(ids, times, self.seed, f"{name} noise")
+                found = validate(self._errors, points, GRID_BATCH, self._bucket)
+                figures |= found.figures(name)
         return figures
 
-    def _grid_errors(self, ids: Sequence[str], fraction: float) -> Tensor:
-        """Mean over pictures of the plain error at one timestep, in chunks of 64 pictures."""
-        t_index = int(fraction * len(self.schedule))
-        errors = []
-        for start in range(0, len(ids), 64):
-            chunk = ids[start : start + 64]
-            latents, sizes = zip(*(self.latent_of(i, 0) for i in chunk), strict=True)
-            x0 = torch.stack(list(latents))
-            draws = [Draw(self.seed, f"validation-{t_index}", i) for i in chunk]
-            noise = batch_noise(draws, tuple(x0.shape[1:]))
-            t = torch.full((len(chunk),), t_index)
-            cond = self._conditioning([(*self.records[i].captions, "")[0] for i in chunk], sizes)
-            prediction = self.family.denoise(self.schedule.add_noise(x0, noise, t), t, cond)
-            errors.append(per_image_mse(prediction, self.schedule.target(x0, noise, t)))
-        return torch.cat(errors).mean()
+    def _errors(self, points: Sequence[GridPoint]) -> Tensor:
+        """Plain errors [B] of some points of a grid, with each picture's first caption."""
+        latents, sizes = zip(*(self.latent_of(p.sample_id, 0) for p in points), strict=True)
+        x0 = torch.stack(latents)
+        noise = batch_noise([point.draw for point in points], x0.shape[1:])
+        t = torch.tensor([point.timestep for point in points])
+        texts = [(*self.records[p.sample_id].captions, "")[0] for p in points]
+        cond = self._conditioning(texts, sizes)
+        prediction = self.family.denoise(self.schedule.add_noise(x0, noise, t), t, cond)
+        return per_image_mse(prediction, self.schedule.target(x0, noise, t))
+
+    def _bucket(self, sample_id: str) -> Size:
+        return self.latent_of(sample_id, 0)[1].target
 
     def _conditioning(self, texts: Sequence[str], sizes: Sequence[ImageSizes]) -> Conditioning:
         if self._text_is_trained:
@@ -115,7 +117,4 @@ class DiffusionTask:
             if text not in self._text_states:
                 self._text_states[text] = self.family.encode_text([text], self._windows)
         states = [self._text_states[text] for text in texts]
-        return TextStates(
-            torch.cat([state.context for state in states]),
-            torch.cat([state.pooled for state in states]),
-        )
+        return TextStates.join(states)

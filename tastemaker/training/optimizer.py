@@ -3,31 +3,15 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from tastemaker.errors import InputError
-from tastemaker.records.config import Config
+from tastemaker.training.settings import AdamWConfig
 
 _NORMS = (
     nn.LayerNorm, nn.GroupNorm, nn.RMSNorm,
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
 )  # fmt: skip
-
-
-class AdamWConfig(Config):
-    """AdamW (Loshchilov & Hutter 2019)."""
-
-    lr: float = Field(default=1e-4, gt=0)
-    """Learning rate of every part that `part_lr` does not name. Chosen by us."""
-    part_lr: dict[str, float] = {}
-    """Learning rate of single parts, such as `text_encoder: 1e-6`. Chosen by us."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the two moments; the paper's defaults."""
-    eps: float = Field(default=1e-8, gt=0)
-    """Added to the root of the second moment; the paper's default."""
-    weight_decay: float = Field(default=0.01, ge=0)
-    """Decoupled decay of matrices and kernels; biases, norms, scalars have none. Chosen by us."""
 
 
 def trained_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:

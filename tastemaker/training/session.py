@@ -84,7 +84,7 @@ def fit(
         ):
             last = step.images >= settings.images_total
             if last or _due(step, settings.log_every_images):
-                log.scalars(step.images, step.figures)
+                log.scalars(step.images, {**step.figures, "lr": step.lr})
                 on_images(len(step.ids), loss=step.loss)
             else:
                 on_images(len(step.ids))

@@ -130,7 +130,10 @@ def _named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Tensor]) -> None:
     named = _named(optimizer)
-    _same_names(named, {key.rpartition("/")[0] for key in stored} or named, "optimizer")
+    # A weight that never had a gradient (the last layer of a text encoder whose last but one state is
+    # used) has no moments, so fewer names are fine and unknown ones are not.
+    stored_names = {key.rpartition("/")[0] for key in stored}
+    _same_names(named.keys() & stored_names, stored_names, "optimizer")
     state: dict[int, dict[str, Tensor]] = {}
     for index, (name, parameter) in enumerate(named.items()):
         for key in (key for key in stored if key.rpartition("/")[0] == name):
