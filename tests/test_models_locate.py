@@ -33,7 +33,7 @@ def test_hub_without_network_says_what_to_do() -> None:
     with pytest.raises(MissingModel) as caught:
         locate("stabilityai/not-in-any-cache", "model")
     text = str(caught.value)
-    assert "huggingface-cli download stabilityai/not-in-any-cache" in text
+    assert "hf download stabilityai/not-in-any-cache" in text
     assert "local folder" in text
 
 

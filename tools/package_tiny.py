@@ -1,5 +1,7 @@
 """Put the trained small models into `tastemaker/assets`, in half precision, each with its card.
 
+Usage::
+
     python tools/package_tiny.py weights --base runs/tiny-base --clip runs/tiny-clip
     tastemaker run tiny/judge -o runs/tiny-judge
     python tools/package_tiny.py cards --vae runs/tiny-vae --base runs/tiny-base \
@@ -37,15 +39,19 @@ def main() -> None:
         write_clip_card(given.clip)
 
 
-def write_weights(base: Path, clip: Path) -> None:
-    """Half-precision copies of the trained models."""
+def write_weights(base: Path | None, clip: Path | None) -> None:
+    """Half-precision copies of the trained models that are given."""
     import torch
 
     from tastemaker.models.family import load_family
     from tastemaker.models.image_text import ImageText
 
-    load_family(_output(base, "base", "model")).save(packaged("tiny-sdxl"), precision="fp16")
-    ImageText.load(_output(clip, "clip", "model")).save(packaged("tiny-clip"), dtype=torch.float16)
+    if base:
+        family = load_family(_output(base, "base", "model"))
+        family.save(packaged("tiny-sdxl"), precision="fp16")
+    if clip:
+        model = ImageText.load(_output(clip, "clip", "model"))
+        model.save(packaged("tiny-clip"), dtype=torch.float16)
 
 
 def write_sdxl_card(vae: Path, base: Path, judge: Path) -> None:
@@ -150,7 +156,13 @@ def _figures(plain: dict[str, Any], styled: dict[str, Any]) -> str:
         for line in summary["scores"]:
             (after,) = line["models"].values()
             interval = f"{after['low']:.3f} to {after['high']:.3f}"
-            row = (what, str(summary["prompts"]), line["name"], f"{after['estimate']:.3f}", interval)
+            row = (
+                what,
+                str(summary["prompts"]),
+                line["name"],
+                f"{after['estimate']:.3f}",
+                interval,
+            )
             lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from tastemaker.errors import InputError
 from tastemaker.models.weights import own_memory
 
-
 Autoencoder = AutoencoderKL
 """The class, for annotations elsewhere: only models and scorers import the model libraries."""
 

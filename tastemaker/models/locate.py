@@ -107,6 +107,6 @@ def _missing(reference: str, got: str, kind: Kind) -> MissingModel:
         f"{kind} '{reference}'",
         got,
         f"{what}, a packaged name{names} or a hub id",
-        f"Run `huggingface-cli download {example}` on a machine with network access, "
+        f"Run `hf download {example}` on a machine with network access, "
         "or give the path of a local folder.",
     )

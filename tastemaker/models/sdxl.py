@@ -26,7 +26,7 @@ from tastemaker.models.family import DTYPES, Conditioning, Precision, TextStates
 from tastemaker.models.quiet import quiet
 from tastemaker.models.text import text_fields, token_counts, token_windows, windows_needed
 from tastemaker.models.tokenizer import load_tokenizer, save_tokenizer
-from tastemaker.models.weights import convert_weights, own_memory
+from tastemaker.models.weights import convert_weights, forget_paths, own_memory
 from tastemaker.records.size import ImageSizes
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class SDXLFamily:
                 path,
                 "a checkpoint whose configuration and tokenizers are not in the local hub cache",
                 "the configuration of stabilityai/stable-diffusion-xl-base-1.0 in the cache",
-                "Run `huggingface-cli download stabilityai/stable-diffusion-xl-base-1.0 "
+                "Run `hf download stabilityai/stable-diffusion-xl-base-1.0 "
                 "--include '*.json' '*.txt'` once, or use a diffusers folder.",
             ) from error
         return cls(
@@ -337,6 +337,7 @@ class SDXLFamily:
             self.pipeline().save_pretrained(folder)
         save_tokenizer(self.tokenizer_1, folder / "tokenizer")
         save_tokenizer(self.tokenizer_2, folder / "tokenizer_2")
+        forget_paths(folder)
         if precision is not None:
             convert_weights(folder, DTYPES[precision])
 

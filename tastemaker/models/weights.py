@@ -1,5 +1,6 @@
 """Weights in memory and on disk."""
 
+import json
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,3 +34,12 @@ def convert_weights(folder: Path, dtype: torch.dtype) -> None:
             for name, value in load_file(path).items()
         }
         save_file(weights, path, metadata=metadata)
+
+
+def forget_paths(folder: Path) -> None:
+    """Take the place that a part was loaded from out of its config: a path of this machine."""
+    for path in folder.glob("**/config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            text = json.dumps(config, indent=2, sort_keys=True)
+            path.write_text(text + "\n", encoding="utf-8")

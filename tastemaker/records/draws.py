@@ -1,7 +1,7 @@
 """Counter-based random draws: the same key gives the same numbers, whatever was drawn before.
 
-A run that is resumed, split over processes or over micro-batches draws the same noise, timesteps, crops
-and prompts, because nothing here has a state that could be lost.
+A run that is resumed, split over processes or over micro-batches draws the same noise, timesteps,
+crops and prompts, because nothing here has a state that could be lost.
 """
 
 from dataclasses import dataclass
@@ -27,13 +27,16 @@ class Draw:
     visit: int = 0
 
     def key(self) -> int:
-        """128-bit key: blake2b of the length-prefixed fields, so that no two names collide by joining."""
+        """128-bit key: blake2b of the length-prefixed fields, so no names collide by joining."""
         fields = (str(self.seed), self.purpose, self.sample_id, str(self.visit))
         text = "".join(f"{len(field)}:{field}" for field in fields)
         return int.from_bytes(blake2b(text.encode(), digest_size=16).digest(), "little")
 
     def generator(self) -> np.random.Generator:
-        """A fresh Philox generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")."""
+        """A fresh Philox generator.
+
+        Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+        """
         return np.random.Generator(np.random.Philox(key=self.key()))
 
     def uniform(self) -> float:

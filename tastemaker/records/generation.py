@@ -37,7 +37,8 @@ class Sample:
         prompt: the text as the model saw it.
         sample_index: 0, 1, ... for several pictures of one prompt.
         seed: hash of run seed, prompt set, prompt id and sample index; the model is not in it.
-        settings: hash of everything else that determines the picture (model, sampler, guidance, size).
+        settings: hash of everything else that determines the picture (model, sampler, guidance,
+            size).
         file: file name, made of ids.
     """
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Artefact:
-    """An input of a stage: a kind (`collection`, `selection`, `model`, ...), where it lies, and its key.
+    """An input of a stage: its kind, where it lies, and its key.
 
-    `path` is a plain string for a model on a hub.
+    Kinds are `collection`, `selection`, `model` and others. `path` is a plain string for a model on
+    a hub.
     """
 
     kind: str

@@ -17,7 +17,9 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageSizes:
-    """What SDXL's micro-conditioning needs to know of one picture (Podell et al. 2023, section 2.2).
+    """What SDXL's micro-conditioning needs to know of one picture.
+
+    Source: Podell et al. 2023, section 2.2.
 
     Attributes:
         original: size before any resize, after the EXIF orientation.
@@ -33,4 +35,7 @@ class ImageSizes:
 
     def time_ids(self) -> tuple[int, int, int, int, int, int]:
         """The six numbers in SDXL's order: original h, w, crop top, left, target h, w."""
-        return (*self.original, self.crop_top, self.crop_left, *self.target)
+        return (
+            *(self.original.h, self.original.w, self.crop_top, self.crop_left),
+            *(self.target.h, self.target.w),
+        )

@@ -22,7 +22,7 @@ class Config(BaseConfig):
     tokenizer: str
     """A tokenizer step; its window is the text encoders'."""
     unet: dict[str, object]
-    """Keyword arguments of UNet2DConditionModel; widths that follow from the encoders are filled in."""
+    """Keyword arguments of UNet2DConditionModel; widths that follow from encoders are filled in."""
     text_encoder: dict[str, object]
     """Keyword arguments of the first text encoder's CLIPTextConfig; token ids are filled in."""
     text_encoder_2: dict[str, object]

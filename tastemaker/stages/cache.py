@@ -49,9 +49,10 @@ class Config(BaseConfig):
 
 
 def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manifest:
-    """Encode what the cache does not have, shard by shard, and write which latents the selection has.
+    """Encode what the cache lacks, shard by shard, and write which latents the selection has.
 
-    The shards lie beside the step's folders (`../latents`), addressed by content, and serve later runs.
+    The shards lie beside the step's folders (`../latents`), addressed by content, and serve later
+    runs.
     """
     from tastemaker.models.autoencoder import weights_hash
     from tastemaker.models.family import load_family
@@ -76,9 +77,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
             cache.write_shard(size, entries, stored)
     write_latent_set(step.path / "latents.json", "../latents", keys)
     counts = {"encoded": len(wanted), "already there": len(keys) - len(wanted)}
-    return Manifest(
-        stage="cache", key=step.key, outputs={"cache": "latents.json"}, counts=counts
-    )
+    return Manifest(stage="cache", key=step.key, outputs={"cache": "latents.json"}, counts=counts)
 
 
 def _encode(

@@ -12,6 +12,7 @@ from tastemaker.engine.progress import Progress
 from tastemaker.engine.shards import ShardResult, run_shards
 from tastemaker.errors import InputError, PictureError
 from tastemaker.records.config import Config as BaseConfig
+from tastemaker.records.config import as_tuple
 from tastemaker.records.finding import Finding
 from tastemaker.records.image import ImageRecord
 from tastemaker.records.run import Artefact, Manifest
@@ -47,14 +48,14 @@ class Config(BaseConfig):
     @field_validator("sources", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
+        return as_tuple(value)
 
     @field_validator("where", mode="before")
     @classmethod
     def _one_value_is_a_list(cls, value: object) -> object:
         if not isinstance(value, Mapping):
             return value
-        return {k: (v,) if isinstance(v, str) else v for k, v in value.items()}
+        return {name: as_tuple(wanted) for name, wanted in value.items()}
 
 
 def check(config: Config, inputs: Mapping[str, Artefact]) -> list[Finding]:

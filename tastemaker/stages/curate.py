@@ -13,6 +13,7 @@ from tastemaker.engine.progress import Progress
 from tastemaker.engine.shards import run_shards
 from tastemaker.errors import InputError, PictureError
 from tastemaker.records.config import Config as BaseConfig
+from tastemaker.records.config import as_tuple
 from tastemaker.records.image import Drop, ImageRecord, Keep, Verdict
 from tastemaker.records.run import Artefact, Manifest
 from tastemaker.scorers import pixel_facts
@@ -75,7 +76,7 @@ class Config(BaseConfig):
     def _one_value_is_a_list(cls, value: object) -> object:
         if not isinstance(value, Mapping):
             return value
-        return {k: (v,) if isinstance(v, str) else v for k, v in value.items()}
+        return {name: as_tuple(wanted) for name, wanted in value.items()}
 
 
 def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manifest:

@@ -52,9 +52,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     from tastemaker.training.session import fit
 
     size = Size(config.size_px, config.size_px)
-    pictures = load_pictures(
-        Path(inputs["collection"].path), Path(inputs["selection"].path), size
-    )
+    pictures = load_pictures(Path(inputs["collection"].path), Path(inputs["selection"].path), size)
     tensors = {i: torch.from_numpy(p.pixels).permute(2, 0, 1) for i, p in pictures.items()}
     train_ids, held_out = split_held_out(tensors, config.held_out)
     vae = build_autoencoder(config.architecture, seed=config.seed)

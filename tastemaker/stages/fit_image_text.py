@@ -36,7 +36,7 @@ class Config(TrainingSettings):
     size_px: int = Field(default=64, gt=0)
     """Side of the square picture that the model takes."""
     text: dict[str, object]
-    """Keyword arguments of transformers' CLIPTextConfig; sizes only, token ids come from the tokenizer."""
+    """Sizes for transformers' CLIPTextConfig, by keyword; token ids come from the tokenizer."""
     vision: dict[str, object]
     """Keyword arguments of transformers' CLIPVisionConfig."""
     projection_dim: int = Field(default=128, gt=0)

@@ -35,15 +35,14 @@ SUFFIXES = frozenset(
 """Endings of files that are taken for pictures; what they are is then told by their content."""
 
 _OUTSIDE = "leads outside the folder"
-_MOST_HELD_OUT = 64
 
 
 class FolderPictures:
     """Pictures below a folder, used in place.
 
-    Attributes of an item: `folder` (relative, with `/`; empty at the top), what the texts give, and, where
-    they do not give it, `split`: `heldout` for one picture in eight (at most 64, chosen by the hash of
-    the relative path), `tune` for the others.
+    Attributes of an item: `folder` (relative, with `/`; empty at the top), what the texts give,
+    and, where they do not give it, `split`: `heldout` for about one picture in eight (by the hash
+    of the relative path), `tune` for the others.
 
     Raises:
         InputError: the folder is not there.
@@ -160,10 +159,15 @@ class FolderPictures:
 
 
 def _held_out(keys: Iterable[str]) -> frozenset[str]:
-    """One in eight, at most 64, at least one of several: their captions ask what was not trained on."""
-    ordered = sorted(keys, key=lambda key: blake2b(key.encode("utf-8", "surrogateescape")).digest())
-    count = min(_MOST_HELD_OUT, max(len(ordered) // 8, min(len(ordered) - 1, 1)))
-    return frozenset(ordered[:count])
+    """About one in eight, at least one of several.
+
+    Each by its own hash, so that a new picture moves no other.
+    """
+    digests = {key: blake2b(key.encode("utf-8", "surrogateescape")).digest() for key in keys}
+    chosen = {key for key, digest in digests.items() if digest[0] < 256 // 8}
+    if not chosen and len(digests) > 1:
+        chosen = {min(digests, key=digests.__getitem__)}
+    return frozenset(chosen)
 
 
 class _Listing:

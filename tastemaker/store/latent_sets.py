@@ -1,7 +1,7 @@
 """Which latents of a cache belong to one selection: a small JSON file of picture id -> latent key.
 
-The cache itself is content-addressed and shared by every run of the step, so an edited picture costs one
-new latent and nothing else.
+The cache itself is content-addressed and shared by every run of the step, so an edited picture
+costs one new latent and nothing else.
 """
 
 import json

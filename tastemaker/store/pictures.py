@@ -79,7 +79,7 @@ def load_pictures(collection: Path, selection: Path, size: Size) -> dict[str, Si
 
 
 def split_held_out(ids: Iterable[str], count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(trained, held out): `count` ids chosen by hash, so that adding pictures moves few of the others.
+    """(trained, held out): `count` ids chosen by hash, so new pictures move few of the others.
 
     Raises:
         InputError: nothing would be left to train on.

@@ -40,5 +40,6 @@ def resize_and_crop(
         pixels = np.asarray(image)
     top = round(top_fraction * (covering.h - target.h))
     left = round(left_fraction * (covering.w - target.w))
-    cut = np.ascontiguousarray(pixels[top : top + target.h, left : left + target.w])
+    # A copy of its own: Pillow's memory is read-only, which torch does not take.
+    cut = pixels[top : top + target.h, left : left + target.w].copy()
     return cut, ImageSizes(original, top, left, target)

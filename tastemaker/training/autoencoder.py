@@ -4,6 +4,7 @@ Axes: B pictures, C colours or latent channels, H and W pixels.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,19 +49,24 @@ class AutoencoderTask:
     def terms(self, visits: Sequence[Visit]) -> Terms:
         """Reconstruction and KL of each visit, with one latent sample."""
         pixels = torch.stack([self._augmented(visit) for visit in visits])
-        posterior = self.vae.encode(to_network_range(pixels)).latent_dist
+        posterior = _posterior(self.vae, to_network_range(pixels))
         draws = [Draw(self.seed, "latent", v.sample_id, v.visit) for v in visits]
         noise = batch_noise(draws, tuple(posterior.mean.shape[1:]))
-        reconstruction = self.vae.decode(posterior.mean + posterior.std * noise).sample
-        return self.objective(to_network_range(pixels), reconstruction, posterior.mean, posterior.logvar)
+        reconstruction = _decoded(self.vae, posterior.mean + posterior.std * noise)
+        return self.objective(
+            to_network_range(pixels), reconstruction, posterior.mean, posterior.logvar
+        )
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Mean squared error and PSNR (dB, peak to peak 2) of the held-out pictures, without latent noise."""
+        """Mean squared error and PSNR of the held-out pictures, without latent noise.
+
+        PSNR is in dB for values that span 2.
+        """
         if not self.held_out:
             return {}
         pixels = to_network_range(torch.stack([self.pictures[i] for i in self.held_out]))
-        shown = self.vae.decode(self.vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
+        shown = _decoded(self.vae, _posterior(self.vae, pixels).mean).clamp(-1, 1)
         mse = per_image_mse(shown, pixels)
         return {"validation/mse": float(mse.mean()), "validation/psnr_db": float(psnr(mse).mean())}
 
@@ -70,11 +76,22 @@ class AutoencoderTask:
 
 
 @torch.no_grad()
-def latent_statistics(vae: Autoencoder, pictures: Sequence[Tensor], batch: int = 64) -> tuple[Tensor, Tensor]:
+def latent_statistics(
+    vae: Autoencoder, pictures: Sequence[Tensor], batch: int = 64
+) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [C] of each latent channel over pictures uint8 [3, H, W]."""
     means = [
-        vae.encode(to_network_range(torch.stack(list(pictures[start : start + batch])))).latent_dist.mean
+        _posterior(vae, to_network_range(torch.stack(list(pictures[start : start + batch])))).mean
         for start in range(0, len(pictures), batch)
     ]
     latents = torch.cat(means).double()
     return latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
+
+
+def _posterior(vae: Autoencoder, pixels: Tensor) -> Any:
+    """The Gaussian of raw latents that the encoder gives; diffusers' types do not say so."""
+    return cast(Any, vae).encode(pixels).latent_dist
+
+
+def _decoded(vae: Autoencoder, latents: Tensor) -> Tensor:
+    return cast(Any, vae).decode(latents).sample

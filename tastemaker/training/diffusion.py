@@ -74,13 +74,15 @@ class DiffusionTask:
             for i, n in draws
         ]
         noise = batch_noise([Draw(self.seed, "noise", i, n) for i, n in draws], x0.shape[1:])
-        t = timesteps([Draw(self.seed, "timestep", i, n) for i, n in draws], 0, len(self.schedule) - 1)
+        t = timesteps(
+            [Draw(self.seed, "timestep", i, n) for i, n in draws], 0, len(self.schedule) - 1
+        )
         batch = SingleBatch(x0=x0, noise=noise, t=t, cond=self._conditioning(texts, sizes))
         return self.objective(self.family.denoise, {}, batch, self.schedule)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Plain MSE on both fixed grids of (picture, timestep, noise): the mean, and one per timestep."""
+        """Plain MSE on both fixed grids of (picture, timestep, noise): mean, and per timestep."""
         figures: dict[str, float] = {}
         times = even_timesteps(GRID_TIMESTEPS, len(self.schedule))
         for name, ids in self.grids.items():

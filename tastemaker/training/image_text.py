@@ -34,7 +34,7 @@ class ImageTextTask:
         seed: int,
         held_out: Sequence[str] = (),
     ) -> None:
-        """Args: records and pictures (uint8 [3, H, W]) by id; held_out: ids that are only validated on."""
+        """Args: records, pictures (uint8 [3, H, W]) by id; held_out: ids only validated on."""
         self.model, self.records, self.pictures = model, records, pictures
         self.objective, self.captions, self.seed = objective, captions, seed
         self.held_out = tuple(held_out)
@@ -64,7 +64,9 @@ class ImageTextTask:
         pixels = torch.stack([self.pictures[i] for i in self.held_out])
         texts = [self.records[i].captions[0] for i in self.held_out]
         terms = self._terms(pixels, texts, self.held_out)
-        figures = {f"validation/{name}": float(value.mean()) for name, value in terms.metrics.items()}
+        figures = {
+            f"validation/{name}": float(value.mean()) for name, value in terms.metrics.items()
+        }
         return {"validation/loss": float(terms.per_sample.mean()), **figures}
 
     def _terms(self, pixels: Tensor, texts: Sequence[str], ids: Sequence[str]) -> Terms:

@@ -45,7 +45,8 @@ def fit(
 ) -> Outcome:
     """Train `task` to the end, from the newest checkpoint in `folder` if there is one.
 
-    On return the task's modules hold the averaged weights when `ema_decay` is set, else the last ones.
+    On return the task's modules hold the averaged weights when `ema_decay` is set, else the last
+    ones.
 
     Args:
         task: model, data and objective.
@@ -77,7 +78,9 @@ def fit(
             optimizer,
             lr_at=lr_course(settings.lr_course, settings.images_total),
             images_total=settings.images_total,
-            micro_batch=settings.batch if task.whole_batch else settings.micro_batch or settings.batch,
+            micro_batch=settings.batch
+            if task.whole_batch
+            else settings.micro_batch or settings.batch,
             clip_norm=settings.clip_norm,
             average=average,
             progress=position,
@@ -131,5 +134,3 @@ def _validate(task: Task, average: Average | None) -> Mapping[str, float]:
     finally:
         for name, module in modules.items():
             module.train(modes[name])
-
-

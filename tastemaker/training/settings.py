@@ -1,4 +1,4 @@
-"""How long, how fast and with which optimiser: the part of a configuration that every fit shares."""
+"""How long, how fast, with which optimiser: the part of a configuration that every fit shares."""
 
 from typing import Literal
 
@@ -33,13 +33,13 @@ class TrainingSettings(Config):
     batch: int = Field(default=32, gt=0)
     """Images per optimiser step, over all micro-batches."""
     micro_batch: int | None = Field(default=None, gt=0)
-    """Images per forward pass; the batch when not given. Never changes the result, only the memory."""
+    """Images per forward pass; the batch when not given. Changes the memory, never the result."""
     optimizer: AdamWConfig = AdamWConfig()
     """Learning rates and AdamW's other figures."""
     lr_course: LrCourse = LrCourse()
     """Warm-up and fall of the learning rate."""
     autocast: Literal["none", "bf16"] = "none"
-    """Precision of the forward pass; weights, losses and the optimiser stay in fp32. Chosen by us."""
+    """Precision of the forward pass; weights, losses and optimiser stay in fp32. Chosen by us."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Largest norm of the whole gradient."""
     ema_decay: float = Field(default=0.0, ge=0, lt=1)

@@ -130,8 +130,8 @@ def _named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Tensor]) -> None:
     named = _named(optimizer)
-    # A weight that never had a gradient (the last layer of a text encoder whose last but one state is
-    # used) has no moments, so fewer names are fine and unknown ones are not.
+    # A weight that never had a gradient (the last layer of a text encoder whose last but one state
+    # is used) has no moments, so fewer names are fine and unknown ones are not.
     stored_names = {key.rpartition("/")[0] for key in stored}
     _same_names(named.keys() & stored_names, stored_names, "optimizer")
     state: dict[int, dict[str, Tensor]] = {}

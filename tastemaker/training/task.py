@@ -17,7 +17,7 @@ class Task(Protocol):
     """
 
     whole_batch: bool
-    """True when the terms of one sample depend on the others (contrastive): no micro-batches then."""
+    """True when a sample's terms depend on the others (contrastive): no micro-batches then."""
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The modules that are trained, by part name."""
