@@ -57,6 +57,11 @@ def record(**fields) -> ImageRecord:
             Drop("not wanted: style", "openmoji", "twemoji or noto"),
         ),
         (rules.wanted(record(), {"split": ("tune",)}), Drop("not wanted: split", "(none)", "tune")),
+        (rules.wanted(record(), {"split": ("tune",)}, keep_unlabelled=True), Keep()),
+        (
+            rules.wanted(record(), {"style": ("twemoji",)}, keep_unlabelled=True),
+            Drop("not wanted: style", "openmoji", "twemoji"),
+        ),
         (rules.large_enough(record(), 80), Keep()),
         (rules.large_enough(record(), 81), Drop("too small", 80, 81)),
         (rules.not_too_long(record(), 1.25), Keep()),

@@ -125,3 +125,12 @@ def test_accuracy_asks_both_ways() -> None:
     """Picture 1 is nearer to text 0 than to its own; text 1 still likes it best of all."""
     pictures, texts = torch.tensor([[1.0, 0.0], [1.0, 0.1]]), torch.eye(2)
     assert Contrastive()(pictures, texts, SCALE, [0, 1]).metrics["accuracy"].tolist() == [1.0, 0.5]
+
+
+def test_autocast_rounds_no_logit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pictures, texts = torch.randn(2, 8, 16, generator=generator)
+    plain = Contrastive()(pictures, texts, torch.tensor(3.0), list("abcdefgh")).per_sample
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = Contrastive()(pictures, texts, torch.tensor(3.0), list("abcdefgh")).per_sample
+    assert torch.equal(plain, cast)

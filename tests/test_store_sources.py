@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tastemaker.errors import InputError
-from tastemaker.store.folder_pictures import FolderPictures
+from tastemaker.store.folder_pictures import FolderPictures, _held_out
 from tastemaker.store.picture_texts import Words, read_sidecars
 from tastemaker.store.sources import open_source
 
@@ -66,7 +66,7 @@ def test_sidecars_give_captions_tags_and_attributes(folder):
     item = items(folder)["a.png"]
     assert item.captions == ("the best caption", "a red square", "a second caption", "third")
     assert item.tags == ("red", "square")
-    assert dict(item.attributes) == {"folder": "", "artist": "me", "n": "3"}
+    assert dict(item.attributes) == {"folder": "", "split": "tune", "artist": "me", "n": "3"}
 
 
 def test_broken_texts_are_said_not_fatal(folder):
@@ -100,7 +100,7 @@ def test_a_table_of_lines_gives_captions(folder):
     found = items(folder)
     assert found["a.png"].captions == ("from text one line",)
     assert found["a.png"].tags == ("x",)
-    assert dict(found["a.png"].attributes) == {"folder": "", "year": "1999"}
+    assert dict(found["a.png"].attributes) == {"folder": "", "split": "heldout", "year": "1999"}
     assert found["sub/b.png"].captions == ("from caption",)
     assert found["sub/c.png"].captions == ("from the sidecar", "from the table")
 
@@ -112,7 +112,7 @@ def test_a_csv_table_in_a_subfolder_with_a_named_column(folder):
     )
     item = items(folder, caption_column="title")["sub/a.png"]
     assert item.captions == ("a square, red",)
-    assert dict(item.attributes) == {"folder": "sub", "kind": "shape"}
+    assert dict(item.attributes) == {"folder": "sub", "split": "tune", "kind": "shape"}
     with pytest.raises(InputError, match=r"metadata\.csv: got columns .*a column 'nothing'"):
         items(folder, caption_column="nothing")
 
@@ -198,3 +198,36 @@ def test_the_fingerprint_follows_every_file(folder):
         prints.append(open_source(str(folder)).fingerprint())
     assert len(set(prints)) == len(prints)
     assert open_source(str(folder)).fingerprint() == prints[-1]
+
+
+def test_about_one_picture_in_eight_is_held_out(folder):
+    for number in range(24):
+        picture(folder / f"{number}.png", (number, 0, 0))
+    splits = {key: dict(item.attributes)["split"] for key, item in items(folder).items()}
+    assert set(splits.values()) == {"heldout", "tune"}
+    held_out = {key for key, split in splits.items() if split == "heldout"}
+    assert held_out == _held_out(splits)
+    assert open_source(str(folder)).count({"split": ["heldout"]}) == len(held_out)
+    count = len(_held_out(f"{number}.png" for number in range(4000)))
+    assert abs(count - 500) <= 3 * (4000 / 8 * 7 / 8) ** 0.5
+
+
+@pytest.mark.parametrize("pictures", [0, 1, 2, 7])
+def test_of_several_pictures_some_but_not_all_are_held_out(pictures):
+    for attempt in range(50):
+        names = [f"{attempt}-{number}.png" for number in range(pictures)]
+        held_out = _held_out(names)
+        assert _held_out(names[::-1]) == held_out
+        assert (len(held_out) > 0) == (pictures > 1)
+
+
+def test_a_new_picture_moves_no_other():
+    names = [f"{number}.png" for number in range(100)]
+    assert _held_out([*names, "new.png"]) - {"new.png"} == _held_out(names)
+
+
+def test_a_split_that_the_texts_give_wins(folder):
+    for number in range(8):
+        picture(folder / f"{number}.png", (number, 0, 0))
+        (folder / f"{number}.json").write_text(json.dumps({"split": "mine"}))
+    assert {dict(item.attributes)["split"] for item in items(folder).values()} == {"mine"}

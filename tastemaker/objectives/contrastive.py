@@ -55,7 +55,9 @@ class Contrastive:
         """
         u = functional.normalize(widen(pictures), dim=1)
         w = functional.normalize(widen(texts), dim=1)
-        logits = widen(logit_scale).exp() * (u @ w.T)
+        # Autocast would take this product in half precision and round the logits to two digits.
+        with torch.autocast(u.device.type, enabled=False):
+            logits = widen(logit_scale).exp() * (u @ w.T)
         positive = same_concept(concepts).to(logits.device)
         terms = 0.5 * (_cross_entropy(logits, positive) + _cross_entropy(logits.T, positive))
         right = 0.5 * (_top1(logits, positive) + _top1(logits.T, positive))

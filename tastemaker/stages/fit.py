@@ -8,7 +8,7 @@ from pydantic import Field
 
 from tastemaker.curation.prompts import CaptionChoice
 from tastemaker.engine.progress import Progress
-from tastemaker.errors import InputError, StaleCache
+from tastemaker.errors import StaleCache
 from tastemaker.records.config import Config as BaseConfig
 from tastemaker.records.run import Artefact, Manifest
 from tastemaker.records.size import ImageSizes, Size
@@ -92,7 +92,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     from tastemaker.objectives.sft import SFT
     from tastemaker.store.catalogue import Catalogue
     from tastemaker.store.latent_sets import LatentSet
-    from tastemaker.store.pictures import split_held_out
+    from tastemaker.store.pictures import refuse_uncaptioned, split_held_out
     from tastemaker.store.selections import read_selection
     from tastemaker.training.diffusion import DiffusionTask
     from tastemaker.training.session import fit
@@ -102,7 +102,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     family = load_family(str(inputs["model"].path))
     latents = _read_latents(LatentSet(Path(inputs["cache"].path)), selection.ids, family)
     records = {r.id: r for r in Catalogue(Path(inputs["collection"].path)).records()}
-    _refuse_uncaptioned([i for i in train_ids if not records[i].captions], selection.name)
+    refuse_uncaptioned([records[i] for i in train_ids], selection.name)
     task = DiffusionTask(
         family,
         _trained_parts(family, config),
@@ -150,16 +150,6 @@ def _read_latents(
             )
         latents[sample_id] = (latent.mean.float(), latent.sizes)
     return latents
-
-
-def _refuse_uncaptioned(ids: list[str], selection: str) -> None:
-    if ids:
-        raise InputError(
-            selection,
-            f"{len(ids)} pictures without a caption, first {ids[0][:12]}",
-            "a caption for every picture that is trained on",
-            "Add captions beside the pictures, or drop them with the rule caption_missing.",
-        )
 
 
 def _trained_parts(family: "Family", config: Config) -> dict[str, "nn.Module"]:

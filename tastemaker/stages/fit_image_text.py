@@ -11,7 +11,7 @@ from tastemaker.engine.progress import Progress
 from tastemaker.records.run import Artefact, Manifest
 from tastemaker.records.size import Size
 from tastemaker.store.atomic import atomic_folder
-from tastemaker.store.pictures import load_pictures, split_held_out
+from tastemaker.store.pictures import load_pictures, refuse_uncaptioned, split_held_out
 from tastemaker.store.rundir import StepDir
 from tastemaker.training.settings import TrainingSettings
 
@@ -61,6 +61,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     collection = Path(inputs["collection"].path)
     pictures = load_pictures(collection, Path(inputs["selection"].path), size)
     records = {r.id: r for r in Catalogue(collection).records() if r.id in pictures}
+    refuse_uncaptioned(records.values(), str(inputs["selection"].path))
     tensors = {i: torch.from_numpy(p.pixels).permute(2, 0, 1) for i, p in pictures.items()}
     train_ids, held_out = split_held_out(tensors, config.held_out)
     architecture = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tastemaker.errors import InputError
+from tastemaker.records.image import ImageRecord
 from tastemaker.records.size import ImageSizes, Size
 from tastemaker.store.catalogue import Catalogue
 from tastemaker.store.images import load_image
@@ -90,3 +91,19 @@ def split_held_out(ids: Iterable[str], count: int) -> tuple[tuple[str, ...], tup
             "held_out", count, f"fewer than the {len(ordered)} pictures selected", "Lower held_out."
         )
     return tuple(sorted(ordered[count:])), tuple(sorted(ordered[:count]))
+
+
+def refuse_uncaptioned(records: Iterable[ImageRecord], selection: str) -> None:
+    """Stop before a model is trained on pictures that nobody has described.
+
+    Raises:
+        InputError: a picture has no caption.
+    """
+    ids = [record.id for record in records if not record.captions]
+    if ids:
+        raise InputError(
+            selection,
+            f"{len(ids)} pictures without a caption, first {ids[0][:12]}",
+            "a caption for every picture that is trained on",
+            "Add captions beside the pictures, or drop them with `require_caption: true` in curate.",
+        )

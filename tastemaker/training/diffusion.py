@@ -114,9 +114,14 @@ class DiffusionTask:
 
     @torch.no_grad()
     def _remembered(self, texts: Sequence[str]) -> TextStates:
-        """Text states of frozen encoders: each distinct text is encoded once."""
-        for text in dict.fromkeys(texts):
-            if text not in self._text_states:
-                self._text_states[text] = self.family.encode_text([text], self._windows)
+        """Text states of frozen encoders: each distinct text is encoded once.
+
+        Never under autocast, else a text would have other states when validation asked for it first,
+        and a resumed run other ones than a run in one piece.
+        """
+        with torch.autocast(self.family.device.type, enabled=False):
+            for text in dict.fromkeys(texts):
+                if text not in self._text_states:
+                    self._text_states[text] = self.family.encode_text([text], self._windows)
         states = [self._text_states[text] for text in texts]
         return TextStates.join(states)
