@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tastemaker.errors import InputError
 from tastemaker.records.run import Artefact
 from tastemaker.records.size import Size
-from tastemaker.stages import collect
+from tastemaker.stages import collect, curate
 from tastemaker.store import ledger
 from tastemaker.store.catalogue import Catalogue
 from tastemaker.store.hashing import hash_file
@@ -310,6 +310,15 @@ def test_check_tells_what_will_fail(pictures, tmp_path):
     assert [(f.problem, f.fatal) for f in findings] == [("1 of 9 pictures have no caption", False)]
     config = collect.Config(sources=str(pictures), where={"style": "openmoji"})
     assert [finding.fatal for finding in collect.check(config, {})] == [True]
+
+
+@pytest.mark.parametrize("stage", [collect, curate])
+def test_lists_and_single_texts_pass_strict_json(stage):
+    own = '"sources": ["a", "b"]' if stage is collect else '"collection": "c"'
+    text = f'{{{own}, "where": {{"split": ["tune"], "style": "flat"}}}}'
+    config = stage.Config.model_validate_json(text, strict=True)
+    assert config.where == {"split": ("tune",), "style": ("flat",)}
+    assert getattr(config, "sources", ("a", "b")) == ("a", "b")
 
 
 def test_the_configuration_is_strict():

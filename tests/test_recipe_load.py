@@ -198,6 +198,20 @@ def test_a_default_can_be_stated_by_its_stage() -> None:
     assert (row.basis, row.citation) == ("stated", "a paper")
 
 
+@pytest.mark.parametrize(
+    ("sources", "wanted"), [("[a, b]", ("a", "b")), ("[a]", ("a",)), ("a", ("a",))]
+)
+def test_the_stages_take_lists_and_single_texts(sources: str, wanted: tuple[str, ...]) -> None:
+    where = "where: {split: [tune, heldout], style: flat}"
+    text = f"name: x\nsteps:\n- {{name: c, stage: collect, sources: {sources}, {where}}}\n"
+    text += f"- {{name: s, stage: curate, collection: c, {where}}}\n"
+    text += f"- {{name: p, stage: prompts, collection: c, {where}}}\n"
+    collect, curate, prompts = (step.config.model_dump() for step in parse_recipe(text, "x").steps)
+    assert collect["sources"] == wanted
+    for values in (collect, curate, prompts):
+        assert values["where"] == {"split": ("tune", "heldout"), "style": ("flat",)}
+
+
 def test_unknown_recipe_gives_the_nearest_names(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="neither a file nor a packaged recipe"):
         find_recipe("no/such")

@@ -23,6 +23,7 @@ from tastemaker.training.lr import LrCourse, lr_course
 from tastemaker.training.optimizer import AdamWConfig, build_optimizer
 from tastemaker.training.order import DataOrder
 from tastemaker.training.state import Snapshot, capture, restore
+from tests.curves_on_disk import curves_on_disk
 
 BATCH, TOTAL = 4, 48
 IDS = {Size(8, 8): [f"square{i}" for i in range(7)], Size(4, 8): [f"wide{i}" for i in range(5)]}
@@ -106,12 +107,7 @@ def process(
 
 
 def curves(folder: Path) -> list[tuple[str, int, float]]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    board = EventAccumulator(str(folder / "log" / "tensorboard"))
-    board.Reload()
-    tags = sorted(board.Tags()["scalars"])
-    return [(tag, event.step, event.value) for tag in tags for event in board.Scalars(tag)]
+    return curves_on_disk(folder / "log" / "tensorboard")
 
 
 @pytest.mark.parametrize(

@@ -159,15 +159,14 @@ class FolderPictures:
 
 
 def _held_out(keys: Iterable[str]) -> frozenset[str]:
-    """About one in eight, at least one of several.
+    """About one in eight, at least one of several, and never all.
 
-    Each by its own hash, so that a new picture moves no other.
+    Each by its own hash, so that a new picture moves no other but in the smallest folders.
     """
     digests = {key: blake2b(key.encode("utf-8", "surrogateescape")).digest() for key in keys}
-    chosen = {key for key, digest in digests.items() if digest[0] < 256 // 8}
-    if not chosen and len(digests) > 1:
-        chosen = {min(digests, key=digests.__getitem__)}
-    return frozenset(chosen)
+    ordered = sorted(digests, key=digests.__getitem__)
+    chosen = sum(digest[0] < 256 // 8 for digest in digests.values())
+    return frozenset(ordered[: max(0, min(max(chosen, 1), len(ordered) - 1))])
 
 
 class _Listing:

@@ -105,5 +105,5 @@ def refuse_uncaptioned(records: Iterable[ImageRecord], selection: str) -> None:
             selection,
             f"{len(ids)} pictures without a caption, first {ids[0][:12]}",
             "a caption for every picture that is trained on",
-            "Add captions beside the pictures, or drop them with `require_caption: true` in curate.",
+            "Add captions beside the pictures, or set require_caption in the curate step.",
         )

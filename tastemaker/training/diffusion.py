@@ -116,8 +116,8 @@ class DiffusionTask:
     def _remembered(self, texts: Sequence[str]) -> TextStates:
         """Text states of frozen encoders: each distinct text is encoded once.
 
-        Never under autocast, else a text would have other states when validation asked for it first,
-        and a resumed run other ones than a run in one piece.
+        Never under autocast, else a text would have other states when validation asked for it
+        first, and a resumed run other ones than a run in one piece.
         """
         with torch.autocast(self.family.device.type, enabled=False):
             for text in dict.fromkeys(texts):
