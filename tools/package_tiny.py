@@ -5,7 +5,7 @@ Usage::
     python tools/package_tiny.py weights --base runs/tiny-base --clip runs/tiny-clip
     tastemaker run tiny/judge -o runs/tiny-judge
     python tools/package_tiny.py cards --vae runs/tiny-vae --base runs/tiny-base \
-        --clip runs/tiny-clip --judge runs/tiny-judge
+        --clip runs/tiny-clip --judge runs/tiny-judge --cpu-hours 1.8
 """
 
 import argparse
@@ -33,11 +33,12 @@ def main() -> None:
     parser.add_argument("what", choices=("weights", "cards"))
     for run in ("vae", "base", "clip", "judge"):
         parser.add_argument(f"--{run}", type=Path)
+    parser.add_argument("--cpu-hours", type=float, help="what both trainings took, for the card")
     given = parser.parse_args()
     if given.what == "weights":
         write_weights(given.base, given.clip)
     else:
-        write_sdxl_card(given.vae, given.base, given.judge)
+        write_sdxl_card(given.vae, given.base, given.judge, given.cpu_hours)
         write_clip_card(given.clip)
 
 
@@ -56,7 +57,7 @@ def write_weights(base: Path | None, clip: Path | None) -> None:
         model.save(packaged("tiny-clip"), dtype=torch.float16)
 
 
-def write_sdxl_card(vae: Path, base: Path, judge: Path) -> None:
+def write_sdxl_card(vae: Path, base: Path, judge: Path, cpu_hours: float) -> None:
     """README.md, loss.png and two contact sheets."""
     folder = packaged("tiny-sdxl")
     _plot(
@@ -108,8 +109,8 @@ of 264 things in two styles | stable error {trained.results["stable/loss"]:.4f} 
 
 Recipes: `tastemaker run tiny/vae -o runs/tiny-vae`, then `tastemaker run tiny/base -o runs/tiny-base`. v-prediction on a cosine
 schedule, min-SNR weights (gamma 5), average of the weights; captions name the style in a fifth of the draws and are
-empty in a tenth. {trained.seconds / 3600 + figures.seconds / 3600:.1f} hours on two CPU cores that were
-busy with other work too. The cosine of the learning rate was laid out for 230,400 pictures and the run ended at 192,000, so a fresh run of the recipe,
+empty in a tenth. About {cpu_hours:g} CPU-hours in all, on two
+cores that were busy with other work too. The cosine of the learning rate was laid out for 230,400 pictures and the run ended at 192,000, so a fresh run of the recipe,
 whose cosine ends there, gives weights that differ a little.
 
 ![loss curves](loss.png)
@@ -186,9 +187,9 @@ def _plot(path: Path, *panels: dict[str, tuple[list[dict[str, Any]], str]]) -> N
     figure, axes = pyplot.subplots(1, len(panels), figsize=(4.5 * len(panels), 3), dpi=120)
     for axis, panel in zip(axes, panels, strict=True):
         for label, (rows, name) in panel.items():
-            points = [(row["images"], row[name]) for row in rows if name in row]
+            points = [(row["images"] / 1000, row[name]) for row in rows if name in row]
             axis.plot(*zip(*points, strict=True), label=label, linewidth=1)
-        axis.set_xlabel("images seen")
+        axis.set_xlabel("images seen, thousands")
         axis.legend(frameon=False, fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
