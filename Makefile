@@ -44,7 +44,7 @@ check: $(VENV)/.dev  ## format, lint, imports, types, dependencies, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/deptry .
 	$(BIN)/codespell
 

@@ -43,38 +43,6 @@ def test_pictures_are_found_at_any_depth_in_a_fixed_order(folder):
     assert source.count({"folder": ["deep", "deep/er"]}) == 2
 
 
-def splits(folder):
-    return {key: dict(item.attributes)["split"] for key, item in items(folder).items()}
-
-
-def test_about_one_in_eight_is_held_out_and_a_new_picture_moves_no_other(folder):
-    for number in range(200):
-        (folder / f"{number}.png").touch()
-    before = splits(folder)
-    assert set(before.values()) == {"tune", "heldout"}
-    assert 200 / 12 < list(before.values()).count("heldout") < 200 / 6
-    for number in range(200, 300):
-        (folder / f"{number}.png").touch()
-    after = splits(folder)
-    assert len(after) == 300
-    assert {key: after[key] for key in before} == before
-
-
-def test_one_of_several_is_held_out_and_an_only_one_is_not(folder):
-    picture(folder / "1.png")
-    assert splits(folder) == {"1.png": "tune"}
-    picture(folder / "2.png")
-    assert sorted(splits(folder).values()) == ["heldout", "tune"]
-
-
-def test_a_split_that_is_written_down_goes_before_the_hash(folder):
-    for name in ("1.png", "2.png", "3.png"):
-        picture(folder / name)
-        (folder / name).with_suffix(".json").write_text('{"split": "test"}')
-    assert set(splits(folder).values()) == {"test"}
-    assert open_source(str(folder)).count({"split": ["tune", "heldout"]}) == 0
-
-
 def test_our_own_collections_and_runs_are_not_pictures(folder):
     picture(folder / "a.png")
     picture(folder / "collection" / "files" / "x.png")

@@ -135,11 +135,17 @@ def verdict(summary: Mapping[str, Any]) -> Verdict:
     return Verdict(tone, head, sentence, _details(summary, line, guards), (before, after))
 
 
+LEAST_PROMPTS = 20
+"""With fewer prompts no verdict is given: an interval over a handful promises too much (ours)."""
+
+
 def _judged(
     line: Mapping[str, Any],
     guards: Sequence[Mapping[str, Any]],
     lost: Sequence[Mapping[str, Any]],
 ) -> tuple[Tone, str]:
+    if line["difference"]["units"] < LEAST_PROMPTS:
+        return "unclear", "Too few prompts to call it a gain or a loss."
     moved = direction(line)
     what = " and ".join(_LOSSES[g["name"]] for g in lost)
     if moved == "better" and not guards:
