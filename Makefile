@@ -6,7 +6,6 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-RECIPES ?= tiny/smoke
 
 # Without it pip replaces a CPU build of torch by gigabytes of CUDA at the first chance.
 export PIP_CONSTRAINT := constraints.txt
@@ -59,8 +58,14 @@ bench: $(VENV)/.dev  ## speed of the parts that matter, in CPU seconds
 docs: $(VENV)/.dev  ## build the docs into site/; a broken link or anchor is an error
 	$(BIN)/zensical build --clean --strict
 
-recipes: $(VENV)/.dev  ## run the tiny recipes end to end: RECIPES="tiny/smoke ..."
-	for recipe in $(RECIPES); do $(BIN)/tastemaker run $$recipe -o runs/$$recipe || exit 1; done
+recipes: $(VENV)/.dev  ## run the tiny recipes end to end; the trainings with a few steps only
+	$(BIN)/tastemaker run tiny/smoke -o runs/tiny/smoke
+	$(BIN)/tastemaker run tiny/vae images=64 -o runs/tiny/vae
+	$(BIN)/tastemaker run tiny/clip images=256 -o runs/tiny/clip
+	$(BIN)/tastemaker run tiny/base images=64 autoencoder=runs/tiny/vae -o runs/tiny/base
+	$(BIN)/tastemaker run tiny/demo images=64 before.steps=2 after.steps=2 -o runs/tiny/demo
+	$(BIN)/tastemaker run sdxl_lora_style pictures=demo:openmoji model=tiny-sdxl size=64 images=32 \
+		before.steps=2 after.steps=2 -o runs/tiny/sdxl_lora_style
 
 constraints: $(VENV)/.dev  ## write down the versions of this environment (after a deliberate upgrade)
 	{ echo "# The whole environment, pinned; remade by 'make constraints'."; \

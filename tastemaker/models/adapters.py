@@ -138,12 +138,15 @@ def save_lora(family: "Family", folder: Path) -> Path:
     if not has_lora(family):
         raise InputError("model", "no adapters", "a model with adapters", "Add or load them first.")
     unet = _unet(family)
+    settings = unet.peft_config[_NAME].to_dict()
+    # peft keeps a set, whose order differs from process to process.
+    settings["target_modules"] = sorted(settings["target_modules"])
     with quiet():
         pipeline = family.pipeline()
         pipeline.save_lora_weights(
             folder,
             unet_lora_layers=get_peft_model_state_dict(unet, adapter_name=_NAME),
-            unet_lora_adapter_metadata=unet.peft_config[_NAME].to_dict(),
+            unet_lora_adapter_metadata=settings,
         )
     return folder / ADAPTER_FILE
 
