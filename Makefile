@@ -30,7 +30,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.demo
 	@echo "Installing what tests and checks need"
-	$(BIN)/pip install --quiet $(PIP_ARGS) -e ".[demo,dev]"
+	$(BIN)/pip install --quiet $(PIP_ARGS) -e ".[demo,curation,dev]"
 	@touch $@
 
 demo: $(VENV)/.demo  ## the main job on real pictures, on a CPU; ends with the path of a report

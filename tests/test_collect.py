@@ -37,7 +37,7 @@ def pictures(tmp_path):
 @pytest.fixture
 def work(tmp_path, monkeypatch):
     """Collect into one step folder, in small parts; gives the counts."""
-    monkeypatch.setattr(ledger, "PART_ROWS", 4)
+    monkeypatch.setattr(ledger, "FLUSH_ROWS", 4)
     monkeypatch.setattr(collect, "_BATCH", 2)
     step = StepDir(tmp_path / "step", name="collect", key="k" * 64)
 
@@ -70,7 +70,7 @@ def test_pictures_are_read_once_and_used_in_place(pictures, work):
     assert (record.size, record.format, record.mode) == (Size(16, 20), "PNG", "RGB")
     assert record.captions == ("picture 3",)
     assert not (work.catalogue.path / "files").exists()
-    assert len(work.catalogue.parts()) == 3
+    assert len(work.catalogue.parts()) == 1
 
 
 def test_a_second_time_nothing_is_read(pictures, work, monkeypatch):

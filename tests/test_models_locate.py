@@ -1,10 +1,11 @@
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from tastemaker.errors import MissingModel
 from tastemaker.models import locate as module
-from tastemaker.models.locate import locate, packaged
+from tastemaker.models.locate import Kind, locate, packaged
 
 
 def test_paths_come_first(tmp_path: Path) -> None:
@@ -56,3 +57,71 @@ def test_pickles_are_never_opened(tmp_path: Path) -> None:
     file.touch()
     with pytest.raises(MissingModel, match="can run code"):
         locate(str(file), "model")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".npz", ".safetensors"])
+def test_a_head_may_be_a_single_file(tmp_path: Path, suffix: str) -> None:
+    """Its reader builds tensors only; for whole models a pickle stays refused."""
+    file = tmp_path / f"head{suffix}"
+    file.touch()
+    assert locate(str(file), "head") == file
+    if suffix != ".safetensors":
+        with pytest.raises(MissingModel, match="can run code"):
+            locate(str(file), "vision")
+    with pytest.raises(MissingModel, match="no such file"):
+        locate(f"owner/nowhere{suffix}", "head")
+
+
+def test_other_pickles_are_no_heads(tmp_path: Path) -> None:
+    file = tmp_path / "head.pkl"
+    file.touch()
+    with pytest.raises(MissingModel, match="can run code"):
+        locate(str(file), "head")
+
+
+HUB_FILES = [
+    "config.json",
+    "model.safetensors",
+    "model-00001-of-00002.safetensors",
+    "model.onnx",
+    "model.onnx_data",
+    "pytorch_model.bin",
+    "flax_model.msgpack",
+    "spiece.model",
+    "selected_tags.csv",
+    "top_tags.txt",
+    "head.pth",
+    "onnx/model.onnx",
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fetched"),
+    [
+        ("vision", {0, 1, 2, 7, 9}),
+        ("detector", {0, 1, 2, 7, 9}),
+        ("tagger", {0, 1, 3, 4, 8, 9}),
+        ("head", {0, 1, 2, 10}),
+    ],
+)
+def test_only_what_a_kind_needs_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, fetched: set[int]
+) -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    found: list[str] = []
+
+    def fake(reference: str, **options: Any) -> str:
+        patterns = {key: options[key] for key in ("allow_patterns", "ignore_patterns")}
+        found.extend(filter_repo_objects(HUB_FILES, **patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fake)
+    locate("owner/name", kind)
+    assert found == [name for n, name in enumerate(HUB_FILES) if n in fetched]
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_every_kind_says_what_is_wanted(kind: Kind) -> None:
+    with pytest.raises(MissingModel, match=rf"{kind} 'nowhere'.*expected (a|the) "):
+        locate("nowhere", kind)

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from tastemaker.errors import InputError
-from tastemaker.store.folder_pictures import FolderPictures, _held_out
-from tastemaker.store.picture_texts import Words, read_sidecars
+from tastemaker.store import splits
+from tastemaker.store.folder_pictures import FolderPictures
 from tastemaker.store.sources import open_source
 
 
@@ -166,13 +166,12 @@ def test_links_that_lead_out_are_refused(folder, tmp_path):
     }
     assert found["link.png"].path is None
     assert found["a.png"].captions == ()
-    assert read_sidecars(folder / "a.png", folder) == Words()
 
 
 def test_missing_empty_and_wrong_places_are_errors(folder, tmp_path):
     with pytest.raises(InputError, match="nothing there"):
         open_source(str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="a file; expected a folder"):
+    with pytest.raises(InputError, match="a file with one picture; expected a folder"):
         open_source(str(picture(tmp_path / "x.png")))
     with pytest.raises(InputError, match="an empty folder"):
         list(open_source(str(folder)).items())
@@ -203,12 +202,12 @@ def test_the_fingerprint_follows_every_file(folder):
 def test_about_one_picture_in_eight_is_held_out(folder):
     for number in range(24):
         picture(folder / f"{number}.png", (number, 0, 0))
-    splits = {key: dict(item.attributes)["split"] for key, item in items(folder).items()}
-    assert set(splits.values()) == {"heldout", "tune"}
-    held_out = {key for key, split in splits.items() if split == "heldout"}
-    assert held_out == _held_out(splits)
+    told = {key: dict(item.attributes)["split"] for key, item in items(folder).items()}
+    assert set(told.values()) == {"heldout", "tune"}
+    held_out = {key for key, split in told.items() if split == "heldout"}
+    assert held_out == splits.held_out(told)
     assert open_source(str(folder)).count({"split": ["heldout"]}) == len(held_out)
-    count = len(_held_out(f"{number}.png" for number in range(4000)))
+    count = len(splits.held_out(f"{number}.png" for number in range(4000)))
     assert abs(count - 500) <= 3 * (4000 / 8 * 7 / 8) ** 0.5
 
 
@@ -216,15 +215,15 @@ def test_about_one_picture_in_eight_is_held_out(folder):
 def test_of_several_pictures_some_but_not_all_are_held_out(pictures):
     for attempt in range(50):
         names = [f"{attempt}-{number}.png" for number in range(pictures)]
-        held_out = _held_out(names)
-        assert _held_out(names[::-1]) == held_out
+        held_out = splits.held_out(names)
+        assert splits.held_out(names[::-1]) == held_out
         assert (len(held_out) > 0) == (pictures > 1)
         assert len(held_out) < max(pictures, 1)
 
 
 def test_a_new_picture_moves_no_other():
     names = [f"{number}.png" for number in range(100)]
-    assert _held_out([*names, "new.png"]) - {"new.png"} == _held_out(names)
+    assert splits.held_out([*names, "new.png"]) - {"new.png"} == splits.held_out(names)
 
 
 def test_a_split_that_the_texts_give_wins(folder):

@@ -53,7 +53,7 @@ def run_step(
 def collected(root: Path, folder: Path, key: str = "") -> dict[str, Artefact]:
     """A collection of a folder, and a selection of all of it."""
     _, made = run_step(collect, step_dir(root, "collect", key), {}, sources=str(folder))
-    rules = {"least_side_px": 8, "near_duplicate_bits": -1, "require_caption": False}
+    rules = {"rules": []}
     _, chosen = run_step(curate, step_dir(root, "curate", key), made, **rules)
     return {**made, **chosen}
 

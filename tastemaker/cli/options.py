@@ -34,3 +34,22 @@ FromRecipe = Annotated[
         "--recipe", "-r", metavar="RECIPE", help="Take the values from this recipe's step."
     ),
 ]
+EngineKind = Annotated[
+    str | None,
+    typer.Option(
+        "--engine", metavar="pool|ray", help="Where the work is done: processes here, or Ray."
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", metavar="N", help="Worker processes or actors; 0 is this process."),
+]
+Limit = Annotated[
+    int | None, typer.Option("--limit", metavar="N", help="Only the first N pictures, for a trial.")
+]
+
+
+def engine_words(engine: str | None, workers: int | None, limit: int | None) -> list[str]:
+    """What `--engine`, `--workers` and `--limit` say, as `key=value` of a stage."""
+    given = {"engine.kind": engine, "engine.workers": workers, "limit": limit}
+    return [f"{key}={value}" for key, value in given.items() if value is not None]

@@ -1,6 +1,7 @@
 """What all verbs of a single stage do: one step, in a run folder that may hold others."""
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -16,8 +17,13 @@ def run_stage(
     recipe: str | None,
     dry_run: bool,
     as_json: bool,
-) -> None:
+    tell: bool = True,
+) -> list[dict[str, Any]] | None:
     """Run one stage with inputs and values from the command line.
+
+    Returns:
+        The steps as plain values, or None after `--dry-run`; with `tell` their result has been
+        printed.
 
     Raises:
         TastemakerError: the words do not fit the stage, or the work failed.
@@ -30,9 +36,10 @@ def run_stage(
     out = out if out is not None else Path("runs") / stage
     if dry_run:
         show_plan(session, one, out)
-        return
+        return None
     steps = do_steps(session, one, out, grow=True)
-    if as_json:
+    if tell and as_json:
         session.result({"run": run_folder(one, out), "steps": steps})
-    else:
+    elif tell:
         session.say(str(steps[-1]["path"]))
+    return steps

@@ -7,12 +7,45 @@ from typing import Literal
 
 from tastemaker.errors import MissingModel
 
-Kind = Literal["model", "image_text", "autoencoder", "adapter"]
+Kind = Literal[
+    "model", "image_text", "autoencoder", "adapter", "vision", "head", "tagger", "detector"
+]
+"""What sort of model: a diffusion model and its parts, or what operations on pictures need."""
+
+HEAD_SUFFIXES = (".safetensors", ".npz", ".pth")
+"""Single files that a head may be: its reader builds tensors only, so a pickle runs no code."""
 
 _NEEDED = ["*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors", "*/*.model"]
 _TOP_LEVEL_WEIGHTS = ["model.safetensors", "pytorch_lora_weights.safetensors"]
+# A large model lies in several files, and SigLIP's words in a sentencepiece model.
+_TRANSFORMERS = [*_NEEDED, "model.safetensors", "model-*-of-*.safetensors", "*.model"]
 # A hub folder may hold the same weights four times; only the plain safetensors are fetched.
 _NOT_NEEDED = ["*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*", "*openvino*", "*.bin", "*.ckpt"]
+
+_FETCHED: dict[Kind, tuple[list[str], list[str]]] = {
+    "image_text": (_NEEDED + _TOP_LEVEL_WEIGHTS, _NOT_NEEDED),
+    "adapter": (_NEEDED + _TOP_LEVEL_WEIGHTS, _NOT_NEEDED),
+    "vision": (_TRANSFORMERS, _NOT_NEEDED),
+    "detector": (_TRANSFORMERS, _NOT_NEEDED),
+    "head": (["*.json", *(f"*{suffix}" for suffix in HEAD_SUFFIXES)], []),
+    "tagger": (
+        ["*.json", "*.txt", "selected_tags.csv", "model.onnx*", "model.safetensors"],
+        ["*/*"],
+    ),
+}
+"""Kind -> patterns of what is fetched from a hub and of what is not; `_NEEDED` for the others."""
+
+_EXPECTED: dict[Kind, str] = {
+    "model": "a diffusers folder, a .safetensors checkpoint",
+    "image_text": "a transformers CLIP folder",
+    "autoencoder": "a diffusers AutoencoderKL folder",
+    "adapter": "a LoRA folder or .safetensors file",
+    "vision": "a transformers CLIP or SigLIP folder",
+    "head": "the file of an aesthetic head (.pth, .safetensors, .npz)",
+    "tagger": "a tagger's folder (model.onnx with selected_tags.csv or top_tags.txt, or a "
+    "transformers classifier)",
+    "detector": "a transformers OWLv2 folder",
+}
 
 
 def packaged(name: str) -> Path:
@@ -35,7 +68,7 @@ def locate(reference: str, kind: Kind) -> Path:
     """
     path = Path(reference).expanduser()
     if path.exists():
-        _refuse_pickle(path)
+        _refuse_pickle(path, kind)
         return path
     own = packaged(reference)
     if "/" not in reference and own.is_dir():
@@ -44,7 +77,7 @@ def locate(reference: str, kind: Kind) -> Path:
     if (
         reference.count("/") != 1
         or reference.startswith((".", "/", "~"))
-        or path.suffix == ".safetensors"
+        or path.suffix in HEAD_SUFFIXES
     ):
         raise _missing(reference, "no such file or folder", kind)
     return _from_hub(reference, kind)
@@ -54,9 +87,8 @@ def _from_hub(reference: str, kind: Kind) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    single = kind in ("image_text", "adapter")
-    allowed = _NEEDED + (_TOP_LEVEL_WEIGHTS if single else [])
-    fetch = partial(snapshot_download, allow_patterns=allowed, ignore_patterns=_NOT_NEEDED)
+    allowed, ignored = _FETCHED.get(kind, (_NEEDED, _NOT_NEEDED))
+    fetch = partial(snapshot_download, allow_patterns=allowed, ignore_patterns=ignored)
     try:
         return Path(fetch(reference, local_files_only=True))
     except LocalEntryNotFoundError:
@@ -74,12 +106,13 @@ def _from_hub(reference: str, kind: Kind) -> Path:
         ) from error
 
 
-def _refuse_pickle(path: Path) -> None:
-    if path.is_file() and path.suffix != ".safetensors":
+def _refuse_pickle(path: Path, kind: Kind) -> None:
+    allowed = HEAD_SUFFIXES if kind == "head" else (".safetensors",)
+    if path.is_file() and path.suffix not in allowed:
         raise MissingModel(
             path,
             f"a {path.suffix or 'nameless'} file",
-            "a folder or a .safetensors file",
+            f"a folder or a {' or '.join(allowed)} file",
             "Pickled checkpoints can run code and are never opened: convert it to safetensors, "
             "or use its folder.",
         )
@@ -92,12 +125,6 @@ def _missing(reference: str, got: str, kind: Kind) -> MissingModel:
         else []
     )
     names = f" ({', '.join(shipped)})" if shipped else ""
-    what = {
-        "model": "a diffusers folder, a .safetensors checkpoint",
-        "image_text": "a transformers CLIP folder",
-        "autoencoder": "a diffusers AutoencoderKL folder",
-        "adapter": "a LoRA folder or .safetensors file",
-    }[kind]
     example = (
         reference
         if reference.count("/") == 1 and not reference.startswith((".", "/", "~"))
@@ -106,7 +133,7 @@ def _missing(reference: str, got: str, kind: Kind) -> MissingModel:
     return MissingModel(
         f"{kind} '{reference}'",
         got,
-        f"{what}, a packaged name{names} or a hub id",
+        f"{_EXPECTED[kind]}, a packaged name{names} or a hub id",
         f"Run `hf download {example}` on a machine with network access, "
         "or give the path of a local folder.",
     )

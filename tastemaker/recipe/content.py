@@ -2,14 +2,11 @@
 
 import contextlib
 import json
-import re
 from pathlib import Path
 
 from tastemaker.store.atomic import write_json
-from tastemaker.store.hashing import hash_file, hash_json
+from tastemaker.store.hashing import hash_file, hash_json, hub_hash
 from tastemaker.store.rundir import RunDir
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def run_contents(run: RunDir) -> "ContentKeys":
@@ -38,9 +35,9 @@ class ContentKeys:
         """Hash of a file, or of the names and contents of a folder's files; not of hidden ones."""
         if path.is_file():
             return self._file(path)
-        if path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name):
-            # The hub's cache names a folder by its commit, which is a hash of the contents.
-            return hash_json(["hub", path.parent.parent.name, path.name])
+        known = hub_hash(path)
+        if known is not None:
+            return known
         files = {
             file.relative_to(path).as_posix(): file
             for file in path.rglob("*")

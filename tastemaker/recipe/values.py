@@ -177,7 +177,10 @@ def _models_at(cls: type[BaseModel], path: Path) -> list[type[BaseModel]]:
 
 
 def _answers_to(model: type[BaseModel], tag: str | int) -> bool:
-    return model.__name__ == tag or any(f.default == tag for f in model.model_fields.values())
+    # A place in a list is no tag: `0 == False` would take any model with a switch for the answer.
+    return isinstance(tag, str) and (
+        model.__name__ == tag or any(f.default == tag for f in model.model_fields.values())
+    )
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

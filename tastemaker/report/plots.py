@@ -1,26 +1,14 @@
 """The curves of a training run as SVG in the colours and the type of the page around it."""
 
-import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
-_INK, _FAINT = "#010101", "#020202"
-_SERIES = ("#030301", "#030302", "#030303")
-"""Stand-ins that no plot uses otherwise; each becomes a variable of the page's style sheet."""
+from tastemaker.report.svg import INK, SERIES, bare_axes, figure_svg, short_count
 
-_COLOURS = {
-    _INK: "var(--soft)",
-    _FAINT: "var(--line)",
-    _SERIES[0]: "var(--accent)",
-    _SERIES[1]: "var(--before)",
-    _SERIES[2]: "var(--good)",
-}
 _PER_TIMESTEP = re.compile(r"_t\d|/t\d")
-_SIZE_IN = (5.0, 2.75)
 _FIXED_NOTE = "Plain error: validation on held-out pictures, stable on trained ones."
 
 
@@ -94,31 +82,13 @@ def panel_svg(panel: Panel, salt: str) -> str:
         panel: what to draw.
         salt: makes the ids inside unique in the page; the same salt gives the same bytes.
     """
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    options: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": salt,
-        "font.size": 9.5,
-        "axes.linewidth": 0.8,
-        "axes.unicode_minus": True,
-    }
-    with matplotlib.rc_context(options):
-        figure = Figure(_SIZE_IN, layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        _draw(axes, panel)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return _themed(buffer.getvalue(), salt, panel.title)
+    return figure_svg(lambda axes: _draw(axes, panel), panel.title, salt)
 
 
 def _draw(axes: Any, panel: Panel) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    for curve, colour in zip(panel.curves, _SERIES, strict=False):
+    for curve, colour in zip(panel.curves, SERIES, strict=False):
         marker = "o" if len(curve.values) <= 12 and not curve.noisy else ""
         if curve.noisy and len(curve.values) > 8:
             axes.plot(curve.images, curve.values, color=colour, alpha=0.25, lw=0.8)
@@ -128,27 +98,22 @@ def _draw(axes: Any, panel: Panel) -> None:
     _label_ends(axes, panel.curves)
     axes.margins(x=0.02)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda images, _: _thousands(images)))
+    axes.xaxis.set_major_formatter(FuncFormatter(short_count))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     largest = max((abs(v) for curve in panel.curves for v in curve.values), default=1.0)
     if largest < 1e-2:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     else:
         axes.ticklabel_format(axis="y", style="plain", useOffset=False)
-    axes.set_xlabel("images seen", color=_INK)
-    axes.tick_params(colors=_INK, length=0, pad=5)
-    axes.grid(axis="y", color=_FAINT, lw=0.8)
-    axes.set_axisbelow(True)
-    for name, spine in axes.spines.items():
-        spine.set_visible(name == "bottom")
-        spine.set_color(_FAINT)
+    axes.set_xlabel("images seen", color=INK)
+    bare_axes(axes)
 
 
 def _label_ends(axes: Any, curves: Sequence[Curve]) -> None:
     """Names beside the ends of the lines, pushed apart where they would touch."""
     named = [
         (curve.values[-1], curve, colour)
-        for curve, colour in zip(curves, _SERIES, strict=False)
+        for curve, colour in zip(curves, SERIES, strict=False)
         if curve.label and curve.values
     ]
     if not named:
@@ -199,27 +164,3 @@ def _short(value: float) -> str:
         return "0"
     mantissa, exponent = f"{value:.3e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}".replace("-", "\u2212")
-
-
-def _thousands(images: float) -> str:
-    if abs(images) >= 1e6:
-        return f"{images / 1e6:g} M"
-    return f"{images / 1e3:g} k" if abs(images) >= 1e4 else f"{images:g}"
-
-
-def _themed(svg: str, salt: str, title: str) -> str:
-    """Only the element, in the page's colours and font, with ids of its own and a spoken name."""
-    svg = svg[svg.index("<svg") :]
-    # A style element inside would apply to the whole page.
-    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
-    for stand_in, variable in _COLOURS.items():
-        svg = svg.replace(stand_in, variable)
-    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
-    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{salt}-\1"', svg)
-    svg = re.sub(r'(href="|url\()#', rf"\1#{salt}-", svg)
-    svg = svg.replace("xlink:href", "href")
-    view = re.search(r'viewBox="([^"]+)"', svg)
-    box = view.group(1) if view else "0 0 360 198"
-    head = f'<svg role="img" aria-label="{escape(title)}" viewBox="{box}" xmlns="http://www.w3.org/2000/svg">'
-    return re.sub(r"^<svg[^>]*>", head, svg)

@@ -1,5 +1,6 @@
 """What a comparison says, in plain sentences that do not claim more than the intervals allow."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -222,3 +223,28 @@ def lasting(seconds: float) -> str:
 def counted(number: int) -> str:
     """A whole number with its thousands apart."""
     return f"{number:,}".replace(",", _THIN)
+
+
+def figure(number: float | None) -> str:
+    """A measured number with 4 digits, as people read it: `0.5021`, `2 875`, `3.1e-6`, `–`."""
+    if number is None or not math.isfinite(number):
+        return "–"
+    if number and not 1e-4 <= abs(number) < 1e9:
+        return f"{number:.2e}".replace("-", _MINUS)
+    places = 0 if abs(number) >= 1000 or number == round(number) else None
+    if places is None:
+        places = max(0, 3 - math.floor(math.log10(abs(number))))
+    text = f"{abs(number):,.{places}f}"
+    text = (text.rstrip("0").rstrip(".") if "." in text else text).replace(",", _THIN)
+    return (_MINUS if number < 0 else "") + text
+
+
+def percent(share: float) -> str:
+    """A share of 1: `42 %`, `0.4 %`; never `0 %` for some, nor `100 %` for not all."""
+    hundredths = 100 * share
+    if 0 < hundredths < 0.1:
+        return f"under 0.1{_THIN}%"
+    if 99.9 < hundredths < 100:
+        return f"over 99.9{_THIN}%"
+    near = 0 < hundredths < 1 or 99 < hundredths < 100
+    return f"{hundredths:.{1 if near else 0}f}{_THIN}%"

@@ -1,15 +1,17 @@
 """Stage: gather pictures and what is known of them into a collection."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field, field_validator
 
+from tastemaker.engine.config import Engine
 from tastemaker.engine.progress import Progress
-from tastemaker.engine.shards import ShardResult, run_shards
+from tastemaker.engine.rows import Outcome, run_rows
 from tastemaker.errors import InputError, PictureError
 from tastemaker.records.config import Config as BaseConfig
 from tastemaker.records.config import as_tuple
@@ -17,14 +19,17 @@ from tastemaker.records.finding import Finding
 from tastemaker.records.image import ImageRecord
 from tastemaker.records.run import Artefact, Manifest
 from tastemaker.store.atomic import write_bytes
+from tastemaker.store.bigasp_latents import read_bigasp
+from tastemaker.store.carry_over import carry_over
 from tastemaker.store.catalogue import Catalogue, Stamp
 from tastemaker.store.hashing import hash_bytes
-from tastemaker.store.images import load_image, read_picture_file
+from tastemaker.store.images import check_picture, read_picture_file
 from tastemaker.store.ledger import Inspected, Ledger
+from tastemaker.store.preferences import write_preferences
 from tastemaker.store.rundir import StepDir
 from tastemaker.store.sources import Source, SourceItem, open_source
 
-VERSION = 1
+VERSION = 2
 OUTPUTS = ("collection",)
 
 _BATCH = 32
@@ -33,17 +38,19 @@ _MOST_CHECKED = 1000
 
 
 class Config(BaseConfig):
-    """Read every picture once; nothing is copied but pictures that have no file of their own."""
+    """Read every picture once; nothing is copied but pictures that have no place of their own."""
 
     inputs: ClassVar[dict[str, str]] = {"sources": "pictures"}
     sources: tuple[str, ...] = Field(min_length=1)
-    """Folders, `demo:twemoji`, `demo:openmoji`; one name may stand without a list."""
+    """Folders, Parquet files, webdataset tars, `demo:twemoji`, `demo:openmoji`; or a single one."""
     where: dict[str, tuple[str, ...]] = {}
     """Attribute -> wanted values, such as `split: [tune, heldout]`; nothing else is collected."""
     caption_column: str | None = None
-    """Caption's column in metadata.jsonl or metadata.csv; by default `text` or `caption`."""
-    workers: int = Field(default=0, ge=0)
-    """Processes that decode; 0 is this one. The result does not depend on it."""
+    """The caption's column in a table of pictures; by default `text` or `caption`."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only so many pictures of each source, the first ones; for a trial."""
+    engine: Engine = Field(default=Engine(), json_schema_extra={"changes_result": False})
+    """Where pictures are decoded; the result does not depend on it."""
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -62,7 +69,7 @@ def check(config: Config, inputs: Mapping[str, Artefact]) -> list[Finding]:
     """Sources of which nothing passes `where`, and pictures without captions (among 1000)."""
     findings = []
     for source in _sources(config, inputs):
-        items = list(islice(source.items(config.where), _MOST_CHECKED))
+        items = list(islice(_items(source, config), _MOST_CHECKED))
         bare = sum(1 for item in items if not item.captions)
         place = f"sources: {source.spec}"
         if not items:
@@ -76,19 +83,27 @@ def check(config: Config, inputs: Mapping[str, Artefact]) -> list[Finding]:
 
 
 def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manifest:
-    """Write `collection/`; what is there already and has not changed is not read again."""
+    """Write `collection/`; what is there already and has not changed is not read again.
+
+    When the sources have changed since an earlier run of the step, its collection is carried on:
+    what is known of unchanged pictures stays known.
+    """
     sources = _sources(config, inputs)
     collection = step.path / "collection"
+    earlier = _earlier(step)
+    if earlier is not None and carry_over(earlier, collection):
+        step.event("carried on", collection=str(earlier))
     ledger = Ledger(Catalogue(collection))
-    total = sum(source.count(config.where) for source in sources)
+    total = sum(_counted(source, config) for source in sources)
     with Progress(step, total, "pictures", step.name) as progress:
         for source in sources:
-            for batch, inspected in _batches(source, ledger, config):
+            for batch, inspected in _inspected(source, ledger, config):
                 for item, seen in zip(batch, inspected, strict=True):
                     path = _place_file(collection, source, item, seen)
                     ledger.enter(source.spec, item, path, seen)
                 progress.advance(len(batch))
         ledger.close({source.spec for source in sources})
+    preferences = write_preferences(collection, sources, ledger.picture_id)
     usable, unusable = ledger.usable(), ledger.unusable()
     for record in unusable[:_MOST_EVENTS]:
         step.event("unusable", picture=record.key, path=record.path, error=record.error)
@@ -102,11 +117,28 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
         counts={
             "pictures": len(usable),
             "without caption": sum(1 for record in usable if not record.captions),
+            **({"preferences": preferences} if preferences else {}),
             **dict(ledger.counts),
             **dict(sorted(reasons.items())),
         },
         results={"sources": [{"spec": s.spec, **s.describe()} for s in sources]},
     )
+
+
+def _earlier(step: StepDir) -> Path | None:
+    """The collection that an earlier run of this step left last, with other sources or values."""
+    found = [
+        (manifest.stat().st_mtime_ns, manifest)
+        for manifest in step.path.parent.glob("*/collection/catalog/base/manifest.json")
+        if not manifest.is_relative_to(step.path)
+    ]
+    return max(found)[1].parents[2] if found else None
+
+
+def open_inspect(device: str) -> Callable[[Sequence[SourceItem]], list[Inspected]]:
+    """What a worker does with a shard of items; it needs no model, so no device either."""
+    del device
+    return inspect
 
 
 def inspect(items: Sequence[SourceItem]) -> list[Inspected]:
@@ -117,23 +149,27 @@ def inspect(items: Sequence[SourceItem]) -> list[Inspected]:
 def _inspect(item: SourceItem) -> Inspected:
     if item.problem is not None:
         return Inspected(error=item.problem)
-    data, stamp = item.data, None
+    data, stamp = item.data, None if item.stamp is None else Stamp(*item.stamp)
     try:
         if data is None:
             if item.path is None:
                 return Inspected(error="neither a file nor data")
             # The stamp before the bytes: a file that changes meanwhile will look changed.
-            stamp = Stamp.of(item.path) if item.path.exists() else None
+            with contextlib.suppress(OSError):
+                stamp = Stamp.of(item.path)
             data = read_picture_file(item.path)
-        image = load_image(data, name=item.key)
+        if item.kind == "latent" and item.path is not None:
+            latent = read_bigasp(item.path)
+            known = (latent.original, f"bigASP latent v{latent.version}", "latent", 1)
+        else:
+            facts = check_picture(data, name=item.key)
+            known = (facts.size, facts.format, facts.mode, facts.frames)
     except PictureError as error:
         if data is None:
             # Permissions may be corrected without a new time: it is tried again every time.
             return Inspected(error=str(error.got))
         return Inspected(hash=hash_bytes(data), error=str(error.got), stamp=stamp)
-    return Inspected(
-        hash_bytes(data), image.size, image.format, image.mode, image.frames, None, stamp
-    )
+    return Inspected(hash_bytes(data), *known, error=None, stamp=stamp)
 
 
 def _sources(config: Config, inputs: Mapping[str, Artefact]) -> list[Source]:
@@ -147,44 +183,39 @@ def _sources(config: Config, inputs: Mapping[str, Artefact]) -> list[Source]:
     return list({source.spec: source for source in opened}.values())
 
 
-def _batches(
+def _items(source: Source, config: Config) -> Iterator[SourceItem]:
+    return islice(source.items(config.where), config.limit)
+
+
+def _counted(source: Source, config: Config) -> int:
+    count = source.count(config.where)
+    return count if config.limit is None else min(count, config.limit)
+
+
+def _inspected(
     source: Source, ledger: Ledger, config: Config
 ) -> Iterator[tuple[list[SourceItem], list[Inspected | None]]]:
     """Items in order, each with what reading it told, or None when it is known and unchanged."""
+    sent: deque[list[SourceItem]] = deque()
 
-    def unread(batch: list[SourceItem]) -> tuple[SourceItem, ...]:
-        return tuple(item for item in batch if not ledger.is_known(source.spec, item))
+    def shards() -> Iterator[tuple[SourceItem, ...]]:
+        for batch in _chunks(_items(source, config)):
+            sent.append(batch)
+            yield tuple(item for item in batch if not ledger.is_known(source.spec, item))
 
-    batches = _chunks(source.items(config.where))
-    if config.workers == 0:
-        for batch in batches:
-            result = next(run_shards(inspect, [unread(batch)]))
-            yield batch, _in_order(batch, result.shard, result.unwrap())
-        return
-    listed = list(batches)
-    shards = [unread(batch) for batch in listed]
-    results = run_shards(inspect, shards, workers=config.workers)
-    for batch, result in zip(listed, results, strict=True):
-        yield batch, _in_order(batch, result.shard, _values(result))
-
-
-def _values(result: ShardResult[tuple[SourceItem, ...], list[Inspected]]) -> list[Inspected]:
-    """The shard's values; when it killed its worker, its pictures are tried one by one."""
-    if result.error is None:
-        return result.unwrap()
-    values = []
-    for item in result.shard:
-        alone = next(run_shards(inspect, [(item,)], workers=1, retries=0))
-        failed = alone.error
-        values += alone.unwrap() if failed is None else [Inspected(error=f"not decoded ({failed})")]
-    return values
+    for result in run_rows(open_inspect, shards(), config.engine):
+        batch = sent.popleft()
+        found = {
+            item.key: _seen(outcome)
+            for item, outcome in zip(result.rows, result.outcomes, strict=True)
+        }
+        yield batch, [found.get(item.key) for item in batch]
 
 
-def _in_order(
-    batch: Sequence[SourceItem], read: Sequence[SourceItem], values: Sequence[Inspected]
-) -> list[Inspected | None]:
-    found = {item.key: value for item, value in zip(read, values, strict=True)}
-    return [found.get(item.key) for item in batch]
+def _seen(outcome: Outcome[Inspected]) -> Inspected:
+    if outcome.error is None and outcome.value is not None:
+        return outcome.value
+    return Inspected(error=f"not decoded ({outcome.error})")
 
 
 def _chunks(items: Iterable[SourceItem]) -> Iterator[list[SourceItem]]:
@@ -197,8 +228,15 @@ def _place_file(collection: Path, source: Source, item: SourceItem, seen: Inspec
     """Where the picture lies: in place, or written into the collection when it has no file."""
     if item.path is not None or item.data is None:
         return str(item.path) if item.path is not None else ""
-    name = item.key if item.key.replace("-", "").isalnum() else (seen and seen.hash) or "unknown"
-    path = Path("files") / source.spec.replace(":", "-") / f"{name}{item.suffix}"
+    if seen is None:
+        return ""  # it lies where its row says
+    if item.key.replace("-", "").isalnum():
+        name = f"{source.spec.replace(':', '-')}/{item.key}"
+    else:
+        digest = (seen and seen.hash) or hash_bytes(item.data)
+        # A folder of a million files is slow on many systems.
+        name = f"{digest[:2]}/{digest}"
+    path = Path("files") / f"{name}{item.suffix}"
     target = collection / path
     if not target.exists() or target.read_bytes() != item.data:
         write_bytes(target, item.data)

@@ -1,75 +1,104 @@
-"""Stage: choose pictures by rules, and say of each one that is left out why."""
+"""Stage: measure pictures, judge them by rules, and freeze a selection that one can defend."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from tastemaker.curation import rules
-from tastemaker.curation.duplicates import Look, near_duplicates
-from tastemaker.engine.progress import Progress
-from tastemaker.engine.shards import run_shards
-from tastemaker.errors import InputError, PictureError
+from tastemaker.curation.buckets import Assignment
+from tastemaker.curation.chosen import Chosen
+from tastemaker.curation.judgement import Rule
+from tastemaker.curation.rules import (
+    AnyRule,
+    Captioned,
+    Duplicates,
+    OneOf,
+    Range,
+    Readable,
+    Sql,
+    check_rules,
+    describe_rules,
+    needed_measures,
+)
+from tastemaker.engine.columns import Column, resolve
+from tastemaker.engine.config import Engine
+from tastemaker.engine.curation_summary import shown_addresses, summarise
+from tastemaker.engine.judging import Bench, Measuring, Verdicts, judge
+from tastemaker.errors import InputError
 from tastemaker.records.config import Config as BaseConfig
 from tastemaker.records.config import as_tuple
-from tastemaker.records.image import Drop, ImageRecord, Keep, Verdict
+from tastemaker.records.finding import Finding
 from tastemaker.records.run import Artefact, Manifest
-from tastemaker.scorers import pixel_facts
-from tastemaker.store.atomic import atomic_file
-from tastemaker.store.catalogue import Catalogue, ColumnKey
-from tastemaker.store.hashing import hash_bytes
-from tastemaker.store.images import load_image, read_picture_file
+from tastemaker.scorers.operation import Operation
+from tastemaker.scorers.operations import AnyOperation
+from tastemaker.scorers.pixel_facts import Pixels
+from tastemaker.store.atomic import write_json
+from tastemaker.store.catalogue import Catalogue
+from tastemaker.store.facts import known_addresses
 from tastemaker.store.rundir import StepDir
-from tastemaker.store.selections import make_selection, write_selection
+from tastemaker.store.selections import make_selection, read_selection, write_selection
+from tastemaker.store.verdicts import write_verdicts
 
-VERSION = 1
-OUTPUTS = ("selection", "verdicts")
+VERSION = 2
+OUTPUTS = ("selection", "verdicts", "curation")
 
-PIXELS = ColumnKey(pixel_facts.NAME, pixel_facts.VERSION)
-"""The column that needs the pixels; it stays in the collection, for every later choice."""
+DEFAULT_RULES: tuple[Rule, ...] = (
+    Captioned(),
+    Range(column="short_side", least=64),
+    Range(column="aspect", most=4),
+    Range(column="pixels.flat_share", most=0.99),
+    Duplicates(within="attribute.style"),
+)
+"""What a small collection needs (ours)."""
 
-_TODO = {
-    "no caption": "Write NAME.txt beside each picture NAME.jpg, or set require_caption to false.",
-    "too small": "Lower least_side_px, or give larger pictures.",
-    "too long": "Raise most_aspect.",
-    "not wanted": "Correct `where`: see the attributes of the collection's pictures.",
-    "blank": "Raise most_flat_share.",
-    "blurred": "Lower least_sharpness.",
-}
+
+class Buckets(BaseConfig):
+    """What the report's preview of buckets assumes; it changes no selection."""
+
+    side_px: int = Field(default=1024, ge=64)
+    """Side of the square bucket: 1024 is SDXL's list, any other one is that list, scaled."""
+    assignment: Assignment = "cover"
+    """`cover` never upscales a picture; `nearest` takes the nearest aspect ratio."""
+    batch: int = Field(default=8, ge=1)
+    """Pictures of a batch (ours): a bucket with fewer is never trained on whole."""
 
 
 class Config(BaseConfig):
-    """Rules in the order in which they are asked; the first that drops a picture is its reason."""
+    """Rules in the order in which they are asked; the first that drops a picture is its verdict."""
 
-    inputs: ClassVar[dict[str, str]] = {"collection": "collection"}
+    inputs: ClassVar[dict[str, str]] = {"collection": "collection", "within": "selection"}
     collection: str
     """The pictures."""
+    within: str | None = None
+    """An earlier selection: only its pictures are measured and judged."""
     name: str = "selection"
     """Name of the selection."""
     where: dict[str, tuple[str, ...]] = {}
     """Attribute -> wanted values, for example `style: [openmoji]` and `split: [tune]`."""
     keep_unlabelled: bool = False
     """Whether a picture that lacks an attribute of `where` stays."""
-    require_caption: bool = True
-    """Drop pictures without a caption."""
-    least_side_px: int = Field(default=64, ge=1)
-    """Drop pictures whose shorter side is smaller (ours)."""
-    most_aspect: float = Field(default=4.0, ge=1)
-    """Drop pictures whose sides differ by more than this factor (ours)."""
-    most_flat_share: float = Field(default=0.99, gt=0, le=1)
-    """Drop pictures of which a larger share is one colour (ours)."""
-    least_sharpness: float = Field(default=0.0, ge=0)
-    """Drop pictures with a smaller variance of the Laplacian; 0 keeps all (ours)."""
-    near_duplicate_bits: int = Field(default=6, ge=-1, le=32)
-    """Pictures may be the same when their hashes differ in so many of 64 bits; -1: never (ours)."""
-    near_duplicate_levels: float = Field(default=4.0, ge=0)
-    """... if their colours, too, differ by at most so many of 255 levels on average (ours)."""
-    duplicates_within: str = "style"
-    """Only pictures with the same value of this attribute are compared."""
-    workers: int = Field(default=0, ge=0)
-    """Processes that decode; 0 is this one. The result does not depend on it."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only the first so many pictures of the collection; for a trial."""
+    columns: tuple[AnyOperation, ...] = ()
+    """What is measured; it stays in the collection. `pixels` is added when a rule needs it."""
+    measure: Measuring = "all"
+    """`all` pictures in question, or `survivors`: a column only for the pictures that are left
+    when a rule first asks for it, so that dear columns cost little (ours)."""
+    retry_errors: bool = False
+    """Measure again where a column holds an error, such as that a server did not answer."""
+    rules: tuple[AnyRule, ...] = DEFAULT_RULES  # type: ignore[assignment]
+    """The rules. Given ones stand instead of the defaults, which ask for a caption, a shorter side
+    of 64 px, sides within 1:4, more than one colour, and no near duplicate (ours)."""
+    buckets: Buckets = Buckets()
+    """For the report's preview of training buckets."""
+    engine: Engine = Field(default=Engine(), json_schema_extra={"changes_result": False})
+    """Where pictures are measured; the result does not depend on it."""
+
+    @field_validator("columns", "rules", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return as_tuple(value)
 
     @field_validator("where", mode="before")
     @classmethod
@@ -79,184 +108,121 @@ class Config(BaseConfig):
         return {name: as_tuple(wanted) for name, wanted in value.items()}
 
 
+def check(config: Config, inputs: Mapping[str, Artefact]) -> list[Finding]:
+    """Models that are nowhere, columns that no rule can ask for, wrong SQL."""
+    place = inputs.get("collection")
+    catalogue = None if place is None else Catalogue(Path(place.path))
+    try:
+        columns = resolve(operations(config))
+        check_rules(config.rules, _known(catalogue, columns, config))
+        if catalogue is not None:
+            _check_sql(config, catalogue, columns)
+    except InputError as error:
+        problem = f"got {error.got}; expected {error.expected}"
+        return [Finding(str(error.where), problem, error.todo)]
+    return []
+
+
 def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manifest:
-    """Measure what is not measured yet, then write `verdicts.parquet` and `selection.json`."""
-    catalogue = Catalogue(Path(inputs["collection"].path))
-    records = list(catalogue.records())
-    measure_pixels(catalogue, config.workers, step)
-    verdicts = judge(records, catalogue.column(PIXELS), config)
-    write_verdicts(step.path / "verdicts.parquet", records, verdicts)
-    kept = [record for record in records if isinstance(verdicts[record.id], Keep)]
-    drops = [verdict for verdict in verdicts.values() if isinstance(verdict, Drop)]
-    reasons = Counter(verdict.reason for verdict in drops)
-    if not kept:
-        raise _nothing(catalogue, records, verdicts, reasons)
-    selection = make_selection(config.name, (record.id for record in kept), describe(config))
+    """Measure what is not measured yet; write verdicts, selection and what the report shows."""
+    bench, scope = open_bench(config, inputs)
+    check_rules(config.rules, _known(bench.catalogue, bench.columns, config))
+    measured = bench.measure(
+        step, config.engine, scope=scope, which=config.measure, again=config.retry_errors
+    )
+    verdicts = judge(bench, shown_addresses(bench))
+    labels = [rule.label for rule in bench.rules]
+    write_verdicts(step.path / "verdicts.parquet", bench.catalogue, verdicts.funnel, labels)
+    if not verdicts.kept:
+        raise _nothing(bench, verdicts)
+    selection = make_selection(config.name, verdicts.kept, describe_rules(bench.rules))
     write_selection(step.path / "selection.json", selection)
-    dropped = {f"dropped: {reason}": count for reason, count in sorted(reasons.items())}
+    summary = summarise(bench, verdicts, config.buckets.model_dump())
+    write_json(step.path / "curation.json", summary)
+    reasons = {
+        f"dropped: {reason}": count
+        for stage in verdicts.funnel.stages
+        for reason, count in stage.reasons.items()
+    }
     return Manifest(
         stage="curate",
         key=step.key,
-        outputs={"selection": "selection.json", "verdicts": "verdicts.parquet"},
-        counts={"pictures": len(records), "kept": len(kept), **dropped},
+        outputs={
+            "selection": "selection.json",
+            "verdicts": "verdicts.parquet",
+            "curation": "curation.json",
+        },
+        counts={
+            "pictures": verdicts.facts.count,
+            "kept": len(verdicts.kept),
+            **reasons,
+            **dict(sorted(measured.items())),
+        },
         results={"query": selection.query, "hash": selection.hash},
     )
 
 
-def measure_pixels(catalogue: Catalogue, workers: int, step: StepDir) -> None:
-    """Fill the pixel column, part by part; parts that are there already are not measured again."""
-    parts = catalogue.missing_parts(PIXELS)
-    if parts:
-        rows = {part: [row.record for row in catalogue.rows(part)] for part in parts}
-        shards = [(part, _files(catalogue, rows[part])) for part in parts]
-        total = sum(len(files) for _, files in shards)
-        with Progress(step, total, "pictures", f"{step.name}: pixels") as progress:
-            for result in run_shards(measure_part, shards, workers=workers):
-                part, files = result.shard
-                catalogue.write_column_part(PIXELS, part, result.unwrap())
-                progress.advance(len(files))
-    catalogue.finish_column(PIXELS)
+def open_bench(config: Config, inputs: Mapping[str, Artefact]) -> tuple[Bench, int]:
+    """The collection with its rules, and how many of the first rules say what is judged at all."""
+    catalogue = Catalogue(Path(inputs["collection"].path))
+    flags: dict[str, frozenset[str]] = {}
+    scope: list[Rule] = [Readable()]
+    if "within" in inputs:
+        chosen = read_selection(Path(inputs["within"].path))
+        flags["chosen:within"] = frozenset(chosen.ids)
+        among = f"the selection '{chosen.name}' ({chosen.hash[:8]})"
+        scope.append(Chosen(column="chosen:within", among=among))
+    unknown: Literal["keep", "drop"] = "keep" if config.keep_unlabelled else "drop"
+    for name, values in sorted(config.where.items()):
+        scope.append(OneOf(column=f"attribute.{name}", values=values, unknown=unknown))
+    if config.limit is not None:
+        ids = catalogue.base_table(["id"])["id"].slice(0, config.limit).to_pylist()
+        flags["chosen:first"] = frozenset(ids)
+        scope.append(Chosen(column="chosen:first", among=f"the first {config.limit}"))
+    columns = resolve(operations(config))
+    return Bench(catalogue, columns, (*scope, *config.rules), flags), len(scope)
 
 
-def measure_part(shard: tuple[str, Sequence[tuple[str, Path]]]) -> dict[str, dict[str, Any]]:
-    """Pixel measurements of one part, by id; a picture that cannot be read gets status `error`."""
-    return {id_: _measure(id_, path) for id_, path in shard[1]}
+def operations(config: Config) -> list[Operation]:
+    """What is measured: what the configuration names, and pixels when a rule needs them."""
+    named: list[Operation] = list(config.columns)
+    if "pixels" in needed_measures(config.rules) and all(o.column != "pixels" for o in named):
+        named.insert(0, Pixels())
+    return named
 
 
-def judge(
-    records: Sequence[ImageRecord], pixels: Mapping[str, Mapping[str, Any]], config: Config
-) -> dict[str, Verdict]:
-    """The verdict on each picture, by id."""
-    verdicts = {record.id: _judge_alone(record, pixels[record.id], config) for record in records}
-    rest = [record for record in records if isinstance(verdicts[record.id], Keep)]
-    rest.sort(key=_best_first)
-    looks = [_look(record, pixels[record.id], config.duplicates_within) for record in rest]
-    most_bits, most_levels = config.near_duplicate_bits, config.near_duplicate_levels
-    return {**verdicts, **near_duplicates(looks, most_bits, most_levels)}
+def _known(catalogue: Catalogue | None, columns: Sequence[Column], config: Config) -> dict:
+    fields = {column.operation.column: column.operation.FIELDS for column in columns}
+    known = known_addresses(catalogue, fields)
+    # Which attributes there are is not known before pictures are collected, and the default
+    # rules are for collections with styles and without.
+    rules = config.rules if catalogue is None else DEFAULT_RULES
+    asked = (address for rule in rules for address in rule.columns())
+    return {a: "text" for a in asked if a.startswith("attribute.")} | known
 
 
-def describe(config: Config) -> str:
-    """The rules in words, for the selection."""
-    said = ["readable", "no exact duplicates"]
-    or_none = " or not given" if config.keep_unlabelled else ""
-    said += [
-        f"{name} is {' or '.join(values)}{or_none}" for name, values in sorted(config.where.items())
-    ]
-    if config.require_caption:
-        said.append("has a caption")
-    said += [
-        f"shorter side at least {config.least_side_px} px",
-        f"sides within 1:{config.most_aspect:g}",
-        f"at most {config.most_flat_share:g} of one colour",
-    ]
-    if config.least_sharpness > 0:
-        said.append(f"sharpness at least {config.least_sharpness:g}")
-    if config.near_duplicate_bits >= 0:
-        said.append(
-            f"nothing else of its {config.duplicates_within} within {config.near_duplicate_bits} "
-            f"bits and {config.near_duplicate_levels:g} levels"
-        )
-    return "; ".join(said)
+def _check_sql(config: Config, catalogue: Catalogue, columns: Sequence[Column]) -> None:
+    """Evaluate SQL rules on what is there, when all that they name has been measured before."""
+    done = {c.operation.column: c.key for c in columns if catalogue.is_finished(c.key)}
+    for rule in config.rules:
+        if isinstance(rule, Sql) and set(rule.measured()) <= set(done):
+            catalogue.boolean_column(rule.where, done)
 
 
-def write_verdicts(
-    path: Path, records: Sequence[ImageRecord], verdicts: Mapping[str, Verdict]
-) -> None:
-    """One row a picture: id, source, key, path, kept, reason, got, limit."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    found = [verdicts[record.id] for record in records]
-    drops = [verdict if isinstance(verdict, Drop) else None for verdict in found]
-    table = pa.table(
-        {
-            "id": [record.id for record in records],
-            "source": [record.source for record in records],
-            "key": [record.key for record in records],
-            "path": [record.path for record in records],
-            "kept": [drop is None for drop in drops],
-            "reason": pa.array([drop.reason if drop else None for drop in drops], pa.string()),
-            "got": pa.array([str(drop.got) if drop else None for drop in drops], pa.string()),
-            "limit": pa.array([str(drop.limit) if drop else None for drop in drops], pa.string()),
-        }
+def _nothing(bench: Bench, verdicts: Verdicts) -> InputError:
+    funnel, facts = verdicts.funnel, verdicts.facts
+    listed = ", ".join(
+        f"{count} by '{reason}'"
+        for stage in funnel.stages
+        for reason, count in stage.reasons.items()
     )
-    with atomic_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-def _files(catalogue: Catalogue, records: Sequence[ImageRecord]) -> tuple[tuple[str, Path], ...]:
-    return tuple(
-        (record.id, catalogue.picture_path(record)) for record in records if record.status == "ok"
-    )
-
-
-def _measure(id_: str, path: Path) -> dict[str, Any]:
-    try:
-        data = read_picture_file(path)
-        if hash_bytes(data) != id_:
-            return {"status": "error", "error": "changed since it was collected"}
-        return pixel_facts.measure(load_image(data, name=str(path)).pixels)
-    except PictureError as error:
-        return {"status": "error", "error": str(error.got)}
-
-
-def _judge_alone(record: ImageRecord, pixels: Mapping[str, Any], config: Config) -> Verdict:
-    wanted = rules.wanted(record, config.where, keep_unlabelled=config.keep_unlabelled)
-    known = [rules.readable(record), wanted]
-    if config.require_caption:
-        known.append(rules.captioned(record))
-    known.append(rules.large_enough(record, config.least_side_px))
-    known.append(rules.not_too_long(record, config.most_aspect))
-    verdict = rules.first_drop(known)
-    if isinstance(verdict, Drop):
-        return verdict
-    if pixels["status"] != "ok":
-        error = str(pixels["error"])
-        return Drop(f"unreadable: {error.split(' (')[0]}", error, "a whole picture")
-    return rules.first_drop(
-        [
-            rules.not_blank(pixels["flat_share"], config.most_flat_share),
-            rules.sharp_enough(pixels["sharpness"], config.least_sharpness),
-        ]
-    )
-
-
-def _best_first(record: ImageRecord) -> tuple[int, int, str, str]:
-    area = record.size.h * record.size.w if record.size else 0
-    return -area, -len(record.captions), record.source, record.key
-
-
-def _look(record: ImageRecord, pixels: Mapping[str, Any], within: str) -> Look:
-    return Look(
-        id=record.id,
-        name=f"{record.source} {record.key}",
-        group=record.attribute(within) or "",
-        phash=int(pixels["phash"], 16),
-        colours=tuple(pixels["colours"]),
-    )
-
-
-def _nothing(
-    catalogue: Catalogue,
-    records: Sequence[ImageRecord],
-    verdicts: Mapping[str, Verdict],
-    reasons: Counter[str],
-) -> InputError:
-    listed = ", ".join(f"{count} by the rule '{reason}'" for reason, count in reasons.most_common())
-    top = reasons.most_common(1)[0][0]
-    first = next(
-        (record, verdict)
-        for record in records
-        if isinstance(verdict := verdicts[record.id], Drop) and verdict.reason == top
-    )
-    example = f"for example {first[0].key}: {top}, got {first[1].got}, limit {first[1].limit}"
-    todo = next(
-        (todo for start, todo in _TODO.items() if top.startswith(start)),
-        "Look at the files that are named, or give other pictures.",
-    )
+    last = next(s for s in reversed(range(len(funnel.stages))) if funnel.stages[s].dropped)
+    index = int((funnel.dropped_by == last).argmax())
+    drop = funnel.judgements[last].drop(index)
+    example = f"for example {facts.names()[index]}: {drop.reason}, got {drop.got}"
     return InputError(
-        catalogue.path,
-        f"0 of {len(records)} pictures left: {listed} ({example})",
+        bench.catalogue.path,
+        f"0 of {facts.count} pictures left: {listed} ({example}, limit {drop.limit})",
         "at least one picture that passes all rules",
-        todo,
+        f"Loosen the rule '{funnel.stages[last].label}', or give other pictures.",
     )

@@ -3,57 +3,36 @@
 ```
 COLLECTION/
   catalog/base/part-00000.parquet ...      one row a picture (`ImageRecord`)
-  catalog/base/manifest.json               written last: parts and rows
+  catalog/base/manifest.json               written last: parts, rows, identities
   catalog/col/OP@VERSION-PARAMS/part-...   one column: id, values, status, error; same parts as base
   files/                                   pictures that have no place of their own
 ```
 
-A part appears whole or not at all, and is never appended to, so a killed process loses at most the
-part it was writing. Queries run in DuckDB over the files; no database file is kept.
+A file appears whole or not at all, and is only ever replaced by another one. The same rows give the
+same bytes, whatever pieces they came in. Queries run in DuckDB over the files; no database file is
+kept.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tastemaker.errors import CorruptFile, InputError
 from tastemaker.records.image import ImageRecord
-from tastemaker.store.atomic import atomic_file, write_json
-from tastemaker.store.catalogue_rows import (
-    Row,
-    Stamp,
-    base_schema,
-    identity,
-    row_from,
-    row_values,
-)
-from tastemaker.store.hashing import hash_json
+from tastemaker.store.base_table import MANIFEST, BaseTable
+from tastemaker.store.catalogue_queries import BooleanColumn, ColumnView, Files, evaluate, select
+from tastemaker.store.catalogue_rows import Row, Stamp, records_of, rows_of, table_of
+from tastemaker.store.column_files import ColumnFiles, ColumnKey, read_manifest
+from tastemaker.store.column_values import guessed_fields
+from tastemaker.store.parquet_files import Footers
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["PART_ROWS", "Catalogue", "ColumnKey", "Row", "Stamp"]
+__all__ = ["BooleanColumn", "Catalogue", "ColumnKey", "Row", "Stamp"]
 
-PART_ROWS = 256
-"""Rows of a part, at most (ours): what a kill can cost."""
-
-MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True)
-class ColumnKey:
-    """The name of one enrichment: an operation, its version, and its parameters."""
-
-    op: str
-    version: int
-    params: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> str:
-        """`OP@VERSION-PARAMS`, with the first eight digits of the parameters' hash."""
-        return f"{self.op}@{self.version}-{hash_json(dict(self.params))[:8]}"
+Fields = Mapping[str, str]
+"""Name of a value -> its type, one of `column_values.TYPES`."""
 
 
 class Catalogue:
@@ -64,7 +43,8 @@ class Catalogue:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._base = self.path / "catalog" / "base"
+        self._base = BaseTable(self.path / "catalog" / "base")
+        self._footers = Footers()
 
     def picture_path(self, record: ImageRecord) -> Path:
         """Where the picture's file lies.
@@ -79,50 +59,52 @@ class Catalogue:
             raise CorruptFile(f"{self.path}: the path {record.path!r} leads out of the collection")
         return path
 
+    # The base table.
+
     def parts(self) -> list[str]:
         """Names of the base table's parts, in order.
 
         Raises:
             CorruptFile: a part that the manifest names is gone.
         """
-        names = sorted(path.name for path in self._base.glob("part-*.parquet"))
-        for part in self._listed():
-            if part["file"] not in names:
-                raise CorruptFile(f"{self._base / part['file']}: gone. Collect the pictures again.")
-        return names
+        return self._base.parts()
 
-    def append_base(self, rows: Sequence[Row | ImageRecord]) -> str | None:
-        """Add one part, atomically; gives its name, or None when there is nothing to add.
+    def append_base(self, rows: Sequence[Row | ImageRecord]) -> list[str]:
+        """Add rows: to the open part as long as there is room, then to new parts.
+
+        Returns:
+            The parts that were written, each atomically.
 
         Raises:
-            StorageError: the disk is full; the catalogue is as before.
+            StorageError: the disk is full; rows that were there are as before.
         """
-        if not rows:
-            return None
-        parts = self.parts()
-        number = int(parts[-1].removeprefix("part-").split(".")[0]) + 1 if parts else 0
-        name = f"part-{number:05d}.parquet"
-        self._write_base(name, [row if isinstance(row, Row) else Row(row) for row in rows])
-        self._write_manifest()
-        return name
+        return self._base.append(table_of(rows)) if rows else []
 
-    def update_base(self, changed: Mapping[str, Row]) -> None:
-        """Replace rows, found by their id, part by part; order and number of rows stay.
+    def append_table(self, table: "pa.Table") -> list[str]:
+        """Add rows that are Arrow already, with the columns of `catalogue_rows.base_schema`."""
+        return self._base.append(table)
+
+    def close_base(self) -> None:
+        """Close the open part: rows that are added later start a new one."""
+        self._base.close()
+
+    def update_base(self, changed: Mapping[str, Row]) -> list[str]:
+        """Replace rows, found by their id; order and number of rows stay.
+
+        Returns:
+            The parts that were written.
 
         Raises:
             StorageError: the disk is full; each part is as before or as after.
         """
-        for name in self.parts():
-            rows = self.rows(name)
-            if any(row.record.id in changed for row in rows):
-                self._write_base(name, [changed.get(row.record.id, row) for row in rows])
+        return self._base.update(table_of(list(changed.values()))) if changed else []
 
     def rows(self, part: str) -> list[Row]:
         """The rows of one part, in order."""
-        return [row_from(values) for values in _read(self._base / part).to_pylist()]
+        return rows_of(self._base.read(part))
 
     def records(self) -> Iterator[ImageRecord]:
-        """All records, in the order in which they were collected.
+        """All records, in the order in which they were collected; one part at a time is read.
 
         Raises:
             InputError: this is no collection.
@@ -136,192 +118,197 @@ class Catalogue:
                 "Make one with `tastemaker collect PICTURES -o COLLECTION`.",
             )
         for part in parts:
-            for row in self.rows(part):
-                yield row.record
+            yield from records_of(self._base.read(part))
+
+    def part_table(self, part: str, names: Sequence[str] | None = None) -> "pa.Table":
+        """The rows of one part as Arrow, or some columns of them."""
+        return self._base.read(part, names)
+
+    def base_table(self, names: Sequence[str] | None = None) -> "pa.Table":
+        """All rows in order as Arrow, or some columns of them.
+
+        Raises:
+            InputError: there is no such column.
+        """
+        return self._base.table(names)
+
+    def ids(self, part: str) -> list[str]:
+        """Ids of the rows of one part, in order."""
+        return self._base.read(part, ["id"])["id"].to_pylist()
+
+    # Columns.
 
     def column_path(self, column: ColumnKey) -> Path:
-        """The folder of a column's parts."""
+        """The folder of a column's files."""
         return self.path / "catalog" / "col" / column.folder
 
-    def missing_parts(self, column: ColumnKey) -> list[str]:
-        """Parts of base that the column has not, or that it was computed for other rows."""
-        folder = self.column_path(column)
-        return [part for part in self.parts() if not self._fits(folder / part, part)]
-
-    def write_column_part(
-        self, column: ColumnKey, part: str, rows: Mapping[str, Mapping[str, Any]]
-    ) -> None:
-        """Write a column's values for one part of base, atomically.
+    def missing_rows(
+        self,
+        column: ColumnKey,
+        part: str,
+        wanted: Collection[str] | None = None,
+        *,
+        errors_too: bool = False,
+    ) -> list[str]:
+        """Usable pictures of a part, in order, for which the column has nothing yet.
 
         Args:
             column: which column.
             part: name of the part.
-            rows: id -> values, each a plain value or list; `status` is `ok` and `error` null unless
-                given. An id without values gets a row with status `missing`.
+            wanted: only these pictures; a set is quickest.
+            errors_too: whether pictures whose values could not be found count as well.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        return self._files(column).missing_rows(part, wanted, errors_too)
 
-        base = self.rows(part)
-        lines = []
-        for row in base:
-            values = rows.get(row.record.id)
-            given = {"status": "missing"} if values is None else {"status": "ok", **values}
-            lines.append({"id": row.record.id, "error": None, **given})
-        names = dict.fromkeys(name for line in lines for name in line)
-        table = pa.table({name: [line.get(name) for line in lines] for name in names})
-        table = table.replace_schema_metadata({"base": identity(base)})
-        with atomic_file(self.column_path(column) / part) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+    def write_rows(
+        self, column: ColumnKey, part: str, rows: Mapping[str, Mapping[str, Any]], fields: Fields
+    ) -> None:
+        """Merge values of some pictures into a column's file, atomically; the others stay.
 
-    def finish_column(self, column: ColumnKey) -> None:
-        """Write the column's manifest, which makes it visible to queries.
+        Args:
+            column: which column.
+            part: name of the part.
+            rows: id -> a value for every field (None for a null), or only `error`, the reason that
+                there are none. A number that is not finite makes it an error.
+            fields: name -> type, as in `column_values.TYPES`.
 
         Raises:
-            CorruptFile: a part is missing.
+            ValueError: an id is not in the part, or values and fields differ.
+            StorageError: the disk is full; the file is as before.
         """
-        missing = self.missing_parts(column)
-        if missing:
-            raise CorruptFile(f"{self.column_path(column)}: {len(missing)} parts are missing")
-        facts = {
-            "op": column.op,
-            "version": column.version,
-            "params": dict(column.params),
-            "parts": self.parts(),
-        }
-        write_json(self.column_path(column) / MANIFEST, facts)
+        self._files(column).write(part, rows, fields)
 
-    def write_column(self, column: ColumnKey, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write a whole column at once: id -> values."""
-        for part in self.parts():
-            self.write_column_part(column, part, rows)
-        self.finish_column(column)
+    def write_table(self, column: ColumnKey, part: str, table: "pa.Table", fields: Fields) -> None:
+        """The same as `write_rows` for values that are Arrow already: `id` and every field.
+
+        Raises:
+            ValueError: an id is not in the part, columns and fields differ, or a number is not
+                finite.
+            StorageError: the disk is full; the file is as before.
+        """
+        self._files(column).write_table(part, table, fields)
+
+    def finish_column(self, column: ColumnKey, fields: Fields | None = None) -> None:
+        """Bring a column's files up to date with base and make it visible to queries.
+
+        What is still missing stays missing: null, with the status `missing`.
+        """
+        files = self._files(column)
+        facts = {"op": column.op, "version": column.version, "params": dict(column.params)}
+        files.finish(facts, files.named_fields() if fields is None else fields)
+
+    def is_finished(self, column: ColumnKey) -> bool:
+        """Whether a column can be read and queried."""
+        return self._files(column).fields() is not None
+
+    def column_part(self, column: ColumnKey, part: str) -> dict[str, dict[str, Any]]:
+        """What a column has for a part, finished or not: values, status and error by id."""
+        return self._files(column).values(part)
 
     def column(self, column: ColumnKey) -> dict[str, dict[str, Any]]:
-        """A column's values by id.
+        """A finished column's values, status and error by id; for small collections.
 
         Raises:
-            CorruptFile: the column is not complete.
+            CorruptFile: the column is not finished.
         """
-        missing = self.missing_parts(column)
-        if missing:
-            raise CorruptFile(f"{self.column_path(column)}: {len(missing)} parts are missing")
-        folder = self.column_path(column)
-        lines = (line for part in self.parts() for line in _read(folder / part).to_pylist())
-        return {line.pop("id"): line for line in lines}
+        if self._files(column).fields() is None:
+            raise CorruptFile(f"{self.column_path(column)}: the column is not finished")
+        return {line.pop("id"): line for line in self.column_table(column).to_pylist()}
 
-    def query(self, sql: str) -> "pa.Table":
+    def column_table(self, column: ColumnKey, names: Sequence[str] | None = None) -> "pa.Table":
+        """A finished column in the order of `base_table`: id, fields, status, error, or some of it.
+
+        Raises:
+            InputError: the column is not finished, or has no such field.
+        """
+        return self._files(column).table(names)
+
+    # Queries.
+
+    def query(
+        self, sql: str, columns: Mapping[str, ColumnKey] | None = None, threads: int = 0
+    ) -> "pa.Table":
         """Run SQL over the files.
 
-        Views: `images` (the base table), one for each finished column under its operation's name
-        (the highest version), and `"all"`, which joins them all by id; there a value `v` of the
-        operation `op` is called `op_v`. Attributes are a list of pairs:
-        `map_from_entries(attributes)['style']`.
+        Views: `images` (the base table, with `short_side`, `long_side`, `aspect` and `megapixels`),
+        one for each finished column under its operation's name, and `"all"`, which has both; there
+        a value `v` of the column `op` is called `op_v`, and vectors are left out. What a column
+        lacks is null. Attributes are a list of pairs: `map_from_entries(attributes)['style']`.
+
+        Args:
+            sql: one SELECT. It can read these views only, no other file.
+            columns: name of a view -> column. By default the highest version of each operation, and
+                of those the one that was finished last.
+            threads: for the query; 0 takes all cores.
 
         Raises:
             InputError: it is not one SELECT, or it is wrong; the message is DuckDB's.
         """
-        import duckdb
+        return select(sql, self._visible(columns), threads)
 
-        try:
-            with duckdb.connect() as connection:
-                kinds = [part.type.name for part in connection.extract_statements(sql)]
-                if kinds != ["SELECT"]:
-                    raise _bad_query(" and ".join(kinds) or "nothing")
-                self._make_views(connection)
-                return connection.sql(sql).to_arrow_table()
-        except duckdb.Error as error:
-            raise _bad_query(str(error).splitlines()[0]) from error
+    def boolean_column(
+        self, expression: str, columns: Mapping[str, ColumnKey] | None = None, threads: int = 0
+    ) -> BooleanColumn:
+        """Evaluate one boolean SQL expression over the view `"all"` for every row of base.
 
-    def _make_views(self, connection: Any) -> None:
-        parts = self.parts()
-        if not parts:
-            connection.register("images", base_schema().empty_table())
+        A value may be called `pixels_sharpness` or `pixels.sharpness`.
+
+        Raises:
+            InputError: it is not one expression, not boolean, or wrong.
+        """
+        ids = self.base_table(["id"])["id"]
+        return evaluate(expression, self._visible(columns), ids, threads)
+
+    def _files(self, column: ColumnKey) -> ColumnFiles:
+        return ColumnFiles(self.column_path(column), self._base, self._footers)
+
+    def _visible(self, columns: Mapping[str, ColumnKey] | None) -> Files:
+        if columns is None:
+            folders = self._finished_columns()
         else:
-            connection.execute(f"create view images as {_scan(self._base, parts)}")
-        selected, joins = ["images.*"], []
-        for op, folder in sorted(self._finished_columns().items()):
-            connection.execute(f"create view {_quoted(op)} as {_scan(folder, parts)}")
-            names = _read(folder / parts[0]).column_names
-            selected += [
-                f"{_quoted(op)}.{_quoted(name)} as {_quoted(f'{op}_{name}')}"
-                for name in names
-                if name != "id"
-            ]
-            joins.append(f"left join {_quoted(op)} using (id)")
-        listed, joined = ", ".join(selected), " ".join(joins)
-        connection.execute(f'create view "all" as select {listed} from images {joined}')
+            folders = {name: self.column_path(key) for name, key in columns.items()}
+        base = tuple((self._base.folder / part).absolute() for part in self.parts())
+        return Files(base, tuple(self._view(name, folder) for name, folder in folders.items()))
+
+    def _view(self, name: str, folder: Path) -> ColumnView:
+        files = ColumnFiles(folder, self._base, self._footers)
+        fields = files.fields()
+        if fields is None:
+            raise InputError(
+                f"column {name}", f"{folder}, which is not finished", "one that is", "Curate again."
+            )
+        parts = self.parts()
+        there = tuple((folder / part).absolute() for part in parts if files.has(part))
+        is_aligned = all(files.fits(part, fields) for part in parts)
+        return ColumnView(name, there, fields, is_aligned)
 
     def _finished_columns(self) -> dict[str, Path]:
-        found: dict[str, tuple[int, Path]] = {}
+        found: dict[str, tuple[int, int, Path]] = {}
         for manifest in sorted((self.path / "catalog" / "col").glob(f"*/{MANIFEST}")):
-            facts = json.loads(manifest.read_text())
-            fits = all(self._fits(manifest.parent / part, part) for part in self.parts())
-            if fits and facts["version"] >= found.get(facts["op"], (0, manifest))[0]:
-                found[facts["op"]] = (facts["version"], manifest.parent)
-        return {op: folder for op, (_, folder) in found.items()}
+            facts = read_manifest(manifest)
+            # Manifests of older versions have no fields; their values are carried over by curate.
+            rank = (facts["version"], manifest.stat().st_mtime_ns, manifest.parent)
+            if "fields" in facts and rank > found.get(facts["op"], (0, 0, manifest)):
+                found[facts["op"]] = rank
+        return {op: folder for op, (_, _, folder) in found.items()}
 
-    def _fits(self, file: Path, part: str) -> bool:
-        import pyarrow.parquet as pq
+    # Thin forms for a stage that still writes whole parts.
 
-        if not file.exists():
-            return False
-        metadata = pq.read_schema(file).metadata or {}
-        return metadata.get(b"base", b"").decode() == identity(self.rows(part))
+    def missing_parts(self, column: ColumnKey) -> list[str]:
+        """Parts of base that the column has no file for, or one of other rows."""
+        files = self._files(column)
+        return [part for part in self.parts() if not files.fits(part)]
 
-    def _write_base(self, name: str, rows: Sequence[Row]) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    def write_column_part(
+        self, column: ColumnKey, part: str, rows: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Write a part's values with fields guessed from them."""
+        self.write_rows(column, part, rows, guessed_fields(rows))
 
-        table = pa.Table.from_pylist([row_values(row) for row in rows], schema=base_schema())
-        with atomic_file(self._base / name) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
-
-    def _write_manifest(self) -> None:
-        import pyarrow.parquet as pq
-
-        # Parts never change their number of rows: only new ones are looked at.
-        rows = {part["file"]: part["rows"] for part in self._listed()}
-        parts = [
-            {"file": name, "rows": rows.get(name) or pq.read_metadata(self._base / name).num_rows}
-            for name in self.parts()
-        ]
-        write_json(self._base / MANIFEST, {"format": 1, "parts": parts})
-
-    def _listed(self) -> list[dict[str, Any]]:
-        manifest = self._base / MANIFEST
-        return json.loads(manifest.read_text())["parts"] if manifest.exists() else []
-
-
-def _read(path: Path) -> "pa.Table":
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        # Not `read_table`: it makes columns of folders that are named like `a=b`.
-        with pq.ParquetFile(path) as file:
-            return file.read()
-    except (OSError, pa.ArrowException) as error:
-        first = str(error).splitlines()[0]
-        raise CorruptFile(f"{path}: not a whole Parquet file ({first}).") from error
-
-
-def _scan(folder: Path, parts: Iterable[str]) -> str:
-    files = ", ".join(_literal(folder / part) for part in parts)
-    return f"select * from read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
-
-
-def _literal(path: Path) -> str:
-    """A path as an SQL string in which DuckDB sees no wildcard."""
-    plain = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path))
-    return "'" + plain.replace("'", "''") + "'"
-
-
-def _bad_query(got: str) -> InputError:
-    return InputError(
-        "query", got, 'one SELECT over the views images, "all" and each column', "Correct it."
-    )
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    def write_column(self, column: ColumnKey, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write a whole column at once: id -> values, with fields guessed from them."""
+        fields = guessed_fields(rows)
+        for part in self.parts():
+            ids = self.part_table(part, ["id"])["id"].to_pylist()
+            self.write_rows(column, part, {i: rows[i] for i in ids if i in rows}, fields)
+        self.finish_column(column, fields)

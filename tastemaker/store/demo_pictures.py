@@ -23,6 +23,7 @@ import numpy as np
 from tastemaker.curation.colours import dominant_colours
 from tastemaker.curation.concepts import canonical_code, find_concept, split_of
 from tastemaker.errors import MissingExtra
+from tastemaker.records.preference import Preference
 from tastemaker.store.hashing import hash_json
 from tastemaker.store.images import load_image
 from tastemaker.store.source_item import SourceItem, Where, passes
@@ -84,6 +85,10 @@ class DemoPictures:
     def count(self, where: Where | None = None) -> int:
         """How many drawings pass `where`."""
         return sum(1 for _ in self._chosen(where))
+
+    def preferences(self) -> Iterator[Preference]:
+        """None."""
+        return iter(())
 
     def describe(self) -> dict[str, str]:
         """Name, licence, attribution and version."""

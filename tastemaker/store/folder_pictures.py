@@ -1,48 +1,32 @@
-"""A user's folder of pictures, with what is written about them beside it.
+"""A user's folder: pictures, tars, Parquet files and latents anywhere below it, told by content.
 
-Pictures lie anywhere below the folder. A caption comes from `NAME.txt` or `NAME.caption` (one a
-line, best first), from `NAME.json` (`caption`, `captions`, `tags`; other plain values become
-attributes), or from a `metadata.jsonl` or `metadata.csv` with `file_name` and a caption column, in
-the folder of the pictures or above. Nothing outside the folder is ever read: links and names that
-lead out are refused.
+Nothing outside the folder is ever read: links and names that lead out are refused. What cannot be
+used is an item with a problem; files that are nothing of all this are counted for `describe`.
 """
 
-import os
-from collections.abc import Iterable, Iterator
-from hashlib import blake2b
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from tastemaker.errors import InputError
-from tastemaker.store.atomic import TEMPORARY
+from tastemaker.records.preference import Preference
+from tastemaker.store.bigasp_pictures import BigaspPictures
+from tastemaker.store.folder_listing import FolderListing, Heads
 from tastemaker.store.hashing import hash_json
-from tastemaker.store.picture_texts import (
-    METADATA,
-    Words,
-    leads_out,
-    read_metadata,
-    read_sidecars,
-)
-from tastemaker.store.source_item import SourceItem, Where, passes
-
-SUFFIXES = frozenset(
-    (
-        *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif"),
-        *(".jp2", ".ppm", ".pgm", ".qoi", ".ico"),
-        # Not readable here; listed, so that the user is told instead of missing them.
-        *(".heic", ".heif", ".jxl", ".psd", ".svg"),
-    )
-)
-"""Endings of files that are taken for pictures; what they are is then told by their content."""
-
-_OUTSIDE = "leads outside the folder"
+from tastemaker.store.loose_pictures import LoosePictures
+from tastemaker.store.parquet_pictures import ParquetPictures
+from tastemaker.store.parquet_rows import kind_of_table
+from tastemaker.store.pick_a_pic import PickAPic, refuse_without_pictures
+from tastemaker.store.source_item import Source, SourceItem, Where
+from tastemaker.store.tar_pictures import TarPictures, left_out_text
 
 
 class FolderPictures:
-    """Pictures below a folder, used in place.
+    """Pictures below a folder; files are used in place.
 
-    Attributes of an item: `folder` (relative, with `/`; empty at the top), what the texts give,
-    and, where they do not give it, `split`: `heldout` for about one picture in eight (by the hash
-    of the relative path), `tune` for the others.
+    Items come in this order: picture files by relative path (`store.loose_pictures` has their
+    attributes), then those of tars, of Parquet files, of Pick-a-Pic, and latents; archives by name.
 
     Raises:
         InputError: the folder is not there.
@@ -58,158 +42,111 @@ class FolderPictures:
         self.folder = folder.resolve()
         self.spec = f"folder:{self.folder}"
         self.caption_column = caption_column
+        self._heads: Heads = {}
+        self._tables: dict[tuple[str, int, int], str] = {}
+        self._tars: dict[str, TarPictures] = {}
+        self._left_out: Counter[str] | None = None
 
     def items(self, where: Where | None = None) -> Iterator[SourceItem]:
-        """The pictures, by relative path; each problem with a link or a text is an item too.
+        """Everything that is or should be a picture; each problem is an item too.
 
         Raises:
-            InputError: there is no picture at all, or a metadata file has no usable columns.
+            InputError: there is nothing of it at all, or a table has no usable columns.
         """
-        pictures, broken = self._entries()
-        held_out = _held_out(pictures)
-        for key in sorted({*pictures, *broken}):
-            if key in pictures:
-                item = self._item(key, pictures[key], "heldout" if key in held_out else "tune")
-            else:
-                item = broken[key]
-            if passes(item.attributes, where):
-                yield item
+        loose, archives = self._parts()
+        yield from loose.items(where)
+        taken = loose.keys()
+        for archive in archives:
+            for item in archive.items(where):
+                # A file may be called like a picture's uid; a key stands for one item only.
+                yield replace(item, key=f"{item.key}#2") if item.key in taken else item
 
     def count(self, where: Where | None = None) -> int:
-        """How many items there are; without `where` the files beside the pictures are not read."""
-        if where:
-            return sum(1 for _ in self.items(where))
-        pictures, broken = self._entries()
-        return len({*pictures, *broken})
+        """How many items there are; without `where` no text and no picture is read."""
+        loose, archives = self._parts()
+        return loose.count(where) + sum(archive.count(where) for archive in archives)
+
+    def preferences(self) -> Iterator[Preference]:
+        """Those of preference folders (`w/` and `l/`) and of Pick-a-Pic files."""
+        loose, archives = self._parts()
+        yield from loose.preferences()
+        for archive in archives:
+            yield from archive.preferences()
 
     def describe(self) -> dict[str, str]:
-        """The folder, with a licence that only its owner knows."""
-        return {
+        """The folder, with a licence that only its owner knows, and what is no picture in it."""
+        facts = {
             "name": self.folder.name,
             "licence": "the owner's",
             "attribution": "",
             "path": str(self.folder),
         }
+        if self._left_out is None:
+            self._parts()
+        total = Counter(self._left_out)
+        for tar in self._tars.values():
+            total.update({f"{kind} in tars": count for kind, count in tar.left_out.items()})
+        return facts | left_out_text(total)
 
     def fingerprint(self) -> str:
-        """Hash of names, sizes and times of all files; no file is read."""
-        facts = []
-        for name, path in sorted(_Listing(self.folder).files.items()):
-            status = path.stat()
-            facts.append([name, status.st_size, status.st_mtime_ns])
+        """Hash of names, sizes and times of all files; no file is opened."""
+        listing = FolderListing(self.folder, look=False)
+        facts = [[name, *listing.size_and_time(name)] for name in sorted(listing.files)]
         return hash_json([str(self.folder), self.caption_column, facts])
 
-    def _entries(self) -> tuple[dict[str, Words], dict[str, SourceItem]]:
-        """Pictures with what tables say of them, and problems, both by key."""
-        listing = _Listing(self.folder)
-        words, problems = self._metadata(listing)
-        pictures = {key: words.get(key, Words()) for key in listing.pictures}
-        broken = {item.key: item for item in (*problems, *listing.problems)}
-        if not pictures and not broken:
+    def _parts(self) -> tuple[LoosePictures, list[Source]]:
+        """Picture files, and the archives in their order.
+
+        Raises:
+            InputError: there is nothing that is or should be a picture.
+        """
+        listing = FolderListing(self.folder, self._heads)
+        by_kind = self._tables_by_kind(listing)
+        loose = LoosePictures(listing, self.caption_column)
+        own = {"caption_column": self.caption_column}
+        files = listing.files
+        # Those of an earlier look know how many members they have, and which they left out.
+        self._tars = {
+            name: self._tars.get(name) or TarPictures(files[name], name=name, **own)
+            for name in sorted(listing.tars)
+        }
+        archives: list[Source] = [*self._tars.values()]
+        for name in sorted(by_kind["pictures"]):
+            archives.append(ParquetPictures(files[name], name=name, **own))
+        if by_kind["pick-a-pic"]:
+            archives.append(PickAPic(by_kind["pick-a-pic"], spec=self.spec))
+        if listing.latents:
+            latents = {name: files[name] for name in listing.latents}
+            archives.append(BigaspPictures(latents, by_kind["latents"], **own))
+        self._left_out = Counter(listing.left_out)
+        unused = dict(by_kind["table"])
+        unused |= {} if listing.latents else by_kind["latents"]
+        if unused:
+            self._left_out[".parquet without pictures"] += len(unused)
+        if not loose.keys() and not archives:
+            others = sum(self._left_out.values())
             raise InputError(
                 self.folder,
-                f"{listing.others} other files" if listing.others else "an empty folder",
-                "pictures (.jpg, .png, .webp, .tif, .gif, .avif, ...)",
+                f"{others} other files" if others else "an empty folder",
+                "pictures (.jpg, .png, .webp, .tif, .gif, .avif, ...), tars or Parquet files",
                 "Put some there, or give another folder.",
             )
-        return pictures, broken
+        return loose, archives
 
-    def _item(self, key: str, words: Words, split: str) -> SourceItem:
-        path = self.folder / key
-        words = read_sidecars(path, self.folder).joined(words)
-        folder = key.rpartition("/")[0]
-        return SourceItem(
-            key=key,
-            path=path,
-            suffix=path.suffix,
-            captions=words.captions,
-            tags=words.tags,
-            attributes=tuple({"folder": folder, "split": split, **dict(words.attributes)}.items()),
-        )
-
-    def _metadata(self, listing: "_Listing") -> tuple[dict[str, Words], list[SourceItem]]:
-        """What metadata files say, by picture, and the rows that cannot be used."""
-        words: dict[str, Words] = {}
-        problems: list[SourceItem] = []
-        for name, path in sorted(listing.files.items()):
-            if path.name not in METADATA:
+    def _tables_by_kind(self, listing: FolderListing) -> Mapping[str, dict[str, Path]]:
+        """Parquet files by what they hold; those that cannot be used become problems."""
+        kinds = ("pictures", "pick-a-pic", "latents", "table", "pick-a-pic without pictures")
+        found: dict[str, dict[str, Path]] = {kind: {} for kind in kinds}
+        for name in sorted(listing.parquets):
+            place = (name, *listing.size_and_time(name))
+            try:
+                if place not in self._tables:
+                    self._tables[place] = kind_of_table(listing.files[name])
+                kind = self._tables[place]
+                if kind == "pick-a-pic without pictures":
+                    raise refuse_without_pictures(listing.files[name])
+            except InputError as error:
+                listing.problems[name] = str(error.got)
                 continue
-            above = name.rpartition("/")[0]
-            for row in read_metadata(path, self.caption_column):
-                where = f"{name}:{row.line}"
-                if row.file_name is None:
-                    problems.append(SourceItem(where, problem=row.problem))
-                    continue
-                target = os.path.normpath(f"{above}/{row.file_name}" if above else row.file_name)
-                target = target.replace(os.sep, "/")
-                if target.startswith(("../", "/")) or target == "..":
-                    problem = f"'{row.file_name}' {_OUTSIDE}"
-                elif target in listing.files:
-                    listing.pictures.add(target)
-                    words[target] = (
-                        words[target].joined(row.words) if target in words else row.words
-                    )
-                    continue
-                elif target in listing.escaping:
-                    continue  # the link itself is an item with this problem
-                else:
-                    problem = f"'{row.file_name}' is not there"
-                problems.append(SourceItem(where, problem=problem))
-        return words, problems
-
-
-def _held_out(keys: Iterable[str]) -> frozenset[str]:
-    """About one in eight, at least one of several, and never all.
-
-    Each by its own hash, so that a new picture moves no other but in the smallest folders.
-    """
-    digests = {key: blake2b(key.encode("utf-8", "surrogateescape")).digest() for key in keys}
-    ordered = sorted(digests, key=digests.__getitem__)
-    chosen = sum(digest[0] < 256 // 8 for digest in digests.values())
-    return frozenset(ordered[: max(0, min(max(chosen, 1), len(ordered) - 1))])
-
-
-class _Listing:
-    """What lies below a folder: pictures, all regular files, and links that lead out."""
-
-    def __init__(self, root: Path) -> None:
-        self.files: dict[str, Path] = {}
-        self.pictures: set[str] = set()
-        self.escaping: set[str] = set()
-        self.others = 0
-        for folder, folders, names in os.walk(root):
-            here = Path(folder)
-            for name in sorted(folders):
-                path = here / name
-                if leads_out(path, root):
-                    self.escaping.add(path.relative_to(root).as_posix())
-            folders[:] = sorted(name for name in folders if _is_entered(here / name))
-            for name in sorted(names):
-                if not name.startswith((".", TEMPORARY)):
-                    self._file(root, here / name)
-
-    @property
-    def problems(self) -> list[SourceItem]:
-        return [SourceItem(key, problem=f"a link that {_OUTSIDE}") for key in self.escaping]
-
-    def _file(self, root: Path, path: Path) -> None:
-        key = path.relative_to(root).as_posix()
-        is_picture = path.suffix.lower() in SUFFIXES
-        if leads_out(path, root):
-            if is_picture:
-                self.escaping.add(key)
-            return
-        if not path.is_file():
-            return
-        self.files[key] = path
-        if is_picture:
-            self.pictures.add(key)
-        else:
-            self.others += 1
-
-
-def _is_entered(path: Path) -> bool:
-    """Hidden folders, links to folders, and our own collections and runs are left out."""
-    if path.name.startswith((".", TEMPORARY)) or path.is_symlink():
-        return False
-    return not ((path / "catalog" / "base").is_dir() or (path / "steps.json").is_file())
+            found[kind][name] = listing.files[name]
+        return found

@@ -1,12 +1,14 @@
 """One hash for everything: blake2b with 256 bits, written as 64 hex digits."""
 
 import json
+import re
 from hashlib import blake2b
 from pathlib import Path
 
 from tastemaker.store.atomic import TEMPORARY
 
 _CHUNK = 1 << 20
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def hash_bytes(data: bytes) -> str:
@@ -48,3 +50,16 @@ def hash_folder(path: Path | str) -> str:
         if file.is_file() and not any(p.startswith(TEMPORARY) for p in file.relative_to(root).parts)
     }
     return hash_json([[name, hash_file(files[name])] for name in sorted(files)])
+
+
+def hash_model(path: Path | str) -> str:
+    """Hash of a model's file or folder."""
+    path = Path(path)
+    return hash_file(path) if path.is_file() else hub_hash(path) or hash_folder(path)
+
+
+def hub_hash(folder: Path) -> str | None:
+    """Hash of a folder of the hub's cache, which is named by its commit; None for any other."""
+    if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name):
+        return hash_json(["hub", folder.parent.parent.name, folder.name])
+    return None

@@ -7,14 +7,20 @@ are never removed: a file that has changed or gone leaves its row behind, marked
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from tastemaker.curation.rules import CHANGED, DUPLICATE, GONE
+from tastemaker.errors import PictureError
 from tastemaker.records.image import ImageRecord
 from tastemaker.records.size import Size
-from tastemaker.store.catalogue import PART_ROWS, Catalogue, Row, Stamp
-from tastemaker.store.hashing import hash_file, hash_json
+from tastemaker.store.catalogue import Catalogue, Row, Stamp
+from tastemaker.store.hashing import hash_bytes, hash_json
+from tastemaker.store.images import read_picture_file
 from tastemaker.store.source_item import SourceItem
+
+FLUSH_ROWS = 256
+"""After so many new rows they are written (ours): what a kill can cost."""
+
+_BARE = "bare"
 
 Place = tuple[str, str]
 
@@ -64,10 +70,12 @@ class Ledger:
                     self._replace_at_place(row)
 
     def is_known(self, source: str, item: SourceItem) -> bool:
-        """Whether a file has the size and time that it had when it was read."""
+        """Whether a file, or data with a stamp, has the size and time that it was read with."""
         row = self._places.get((source, item.key))
-        if row is None or row.stamp is None or item.path is None:
+        if row is None or row.stamp is None:
             return False
+        if item.path is None:
+            return item.stamp is not None and row.stamp == Stamp(*item.stamp)
         try:
             return row.stamp == Stamp.of(item.path) and row.record.path == str(item.path)
         except OSError:
@@ -91,7 +99,7 @@ class Ledger:
             self._make_way(place, item, seen)
             new = self._new_row(source, item, path, seen)
         self._settle(place, old, new)
-        if len(self._added) >= PART_ROWS:
+        if len(self._added) >= FLUSH_ROWS:
             self.flush()
         return new
 
@@ -116,11 +124,26 @@ class Ledger:
         if self._changed:
             self.catalogue.update_base(self._changed)
             self._changed = {}
+        self.catalogue.close_base()
 
     def flush(self) -> None:
-        """Write new rows as a part; rows that were there before are changed by `close`."""
+        """Write new rows; rows that were there before are changed by `close`."""
         self.catalogue.append_base(self._added)
         self._added = []
+
+    def picture_id(self, source: str, key: str) -> str | None:
+        """The usable picture at a place; at an exact copy's, the one that it is a copy of.
+
+        A copy may have been noted before the place that it names got other content, so the copy's
+        bytes are read. None when there is no such picture.
+        """
+        row = self._places.get((source, key))
+        if row is None or row.record.status == "ok":
+            return None if row is None else row.record.id
+        is_copy = (row.record.error or "").startswith(DUPLICATE)
+        id_ = (self._named_by(row) or self._hash_of(row)) if is_copy else None
+        picture = None if id_ is None else self._rows.get(id_)
+        return id_ if picture is not None and picture.record.status == "ok" else None
 
     def usable(self) -> list[ImageRecord]:
         """The pictures that can be used."""
@@ -157,7 +180,7 @@ class Ledger:
             error = f"{DUPLICATE} of {twin.record.source} {twin.record.key}"
         if error is not None or id_ is None:
             # Many bad files have the same bytes (none, for example); each needs a row of its own.
-            id_ = hash_json(["unusable", source, item.key, seen.hash, error])
+            id_ = _unusable_id(source, item.key, seen.hash, error)
         record = ImageRecord(
             id=id_,
             path=path,
@@ -182,7 +205,7 @@ class Ledger:
             return
         if item.captions and not twin.record.captions:
             bare = twin.record
-            id_ = hash_json(["unusable", bare.source, bare.key, bare.id, "bare"])
+            id_ = _unusable_id(bare.source, bare.key, bare.id, _BARE)
             error = f"{DUPLICATE} of {place[0]} {place[1]}"
             self._save(Row(replace(bare, id=id_, status="error", error=error), twin.stamp))
 
@@ -240,13 +263,36 @@ class Ledger:
 
     def _copies(self) -> dict[str, Row]:
         """Living exact copies by the hash of their bytes; their files are read for it."""
-        found = {}
+        found: dict[str, Row] = {}
         for place, row in self._places.items():
             is_copy = (row.record.error or "").startswith(DUPLICATE) and place in self._seen
-            path = self.catalogue.picture_path(row.record)
-            if is_copy and Path(path).is_file():
-                found.setdefault(hash_file(path), row)
+            id_ = self._hash_of(row) if is_copy else None
+            if id_ is not None:
+                found.setdefault(id_, row)
         return found
+
+    def _hash_of(self, row: Row) -> str | None:
+        try:
+            return hash_bytes(read_picture_file(self.catalogue.picture_path(row.record)))
+        except PictureError:
+            return None
+
+    def _named_by(self, copy: Row) -> str | None:
+        """The picture that a copy's error names, if it is still the one that was meant."""
+        record = copy.record
+        words = (record.error or "").removeprefix(f"{DUPLICATE} of ").split(" ")
+        for end in range(1, len(words)):
+            twin = self._places.get((" ".join(words[:end]), " ".join(words[end:])))
+            id_ = None if twin is None else twin.record.id
+            # The copy's own id was made of the hash of its bytes, which is the twin's id.
+            made = [_unusable_id(record.source, record.key, id_, w) for w in (record.error, _BARE)]
+            if id_ is not None and record.id in made:
+                return id_
+        return None
+
+
+def _unusable_id(source: str, key: str, hash_: str | None, why: str | None) -> str:
+    return hash_json(["unusable", source, key, hash_, why])
 
 
 def _place(row: Row) -> Place:

@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,15 @@ from tastemaker.errors import InputError
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Names of tables about the pictures of a folder, as Hugging Face's `imagefolder` has them."""
 
-_CAPTION_COLUMNS = ("text", "caption")
-_SIDECARS = (".caption", ".txt", ".json")
-_MOST_BYTES = 1 << 20
+TEXT_ENDINGS = (".caption", ".txt", ".json")
+"""Endings of texts beside a picture, the best captions first."""
+
+MOST_TEXT_BYTES = 1 << 20
+"""More of a text beside a picture is not read (ours)."""
+
+CAPTION_COLUMNS = ("text", "caption")
+"""Columns that hold the caption when none is named."""
+
 _MOST_CHARACTERS = 10_000
 
 
@@ -46,30 +53,44 @@ class MetadataRow:
     problem: str | None = None
 
 
-def read_sidecars(picture: Path, root: Path) -> Words:
-    """The words in `NAME.caption`, `NAME.txt` and `NAME.json` beside a picture.
+def read_sidecars(paths: Iterable[Path]) -> Words:
+    """The words in some texts beside a picture, those of the first ones first.
 
-    A file that is a link out of `root` is not read. Text that is not UTF-8 is read with replacement
-    characters; that, a file over 1 MiB, and JSON that cannot be read leave the attribute
-    `text_problem`.
+    Text that is not UTF-8 is read with replacement characters; that, a file over 1 MiB, and JSON
+    that cannot be read leave the attribute `text_problem`.
     """
     words = Words()
-    for ending in _SIDECARS:
-        path = picture.with_suffix(ending)
-        if leads_out(path, root) or not path.is_file():
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                data = file.read(MOST_TEXT_BYTES + 1)
+        except OSError as error:
+            problem = f"{path.name} is not readable ({error.strerror})"
+            words = words.joined(Words(attributes=(("text_problem", problem),)))
             continue
-        text, problem = _read_text(path)
-        if ending == ".json":
-            try:
-                found = _from_mapping(json.loads(text), None)
-            except (ValueError, RecursionError):
-                found, problem = Words(), f"{path.name} is not a JSON object"
-        else:
-            found = Words(captions=_clean(text.splitlines()))
-        if problem:
-            found = found.joined(Words(attributes=(("text_problem", problem),)))
-        words = words.joined(found)
+        words = words.joined(words_in(path.name, data))
     return words
+
+
+def words_in(name: str, data: bytes, caption_column: str | None = None) -> Words:
+    """The words in the bytes of one text: a caption a line, or a JSON object.
+
+    Args:
+        name: its name; the ending tells JSON from lines.
+        data: its bytes; what is beyond `MOST_TEXT_BYTES` is left out.
+        caption_column: the key of the caption in JSON; `text` or `caption` by default.
+    """
+    text, problem = _decoded(data, name, MOST_TEXT_BYTES)
+    if name.lower().endswith(".json"):
+        try:
+            found = words_of(json.loads(text), (caption_column,) if caption_column else None)
+        except (ValueError, RecursionError):
+            found, problem = Words(), f"{name} is not a JSON object"
+    else:
+        found = Words(captions=_clean(text.splitlines()))
+    if problem:
+        found = found.joined(Words(attributes=(("text_problem", problem),)))
+    return found
 
 
 def read_metadata(path: Path, caption_column: str | None) -> Iterator[MetadataRow]:
@@ -79,7 +100,7 @@ def read_metadata(path: Path, caption_column: str | None) -> Iterator[MetadataRo
         InputError: there are no rows, none has a `file_name`, or none has the caption column asked
             for.
     """
-    text, problem = _read_text(path, most_bytes=1 << 31)
+    text, problem = _read_text(path)
     try:
         values = list(_csv_values(text) if path.suffix == ".csv" else _jsonl_values(text))
     except csv.Error as error:
@@ -102,7 +123,7 @@ def read_metadata(path: Path, caption_column: str | None) -> Iterator[MetadataRo
         elif not isinstance(value.get("file_name"), str) or not value["file_name"].strip():
             yield MetadataRow(line, None, problem=f"line {line} of {path.name} has no file_name")
         else:
-            words = _from_mapping(value, caption_column)
+            words = words_of(value, (caption_column,) if caption_column else None)
             yield MetadataRow(line, value["file_name"].strip(), words)
 
 
@@ -130,20 +151,40 @@ def _jsonl_values(text: str) -> Iterator[tuple[int, Any]]:
             yield line, None
 
 
-def _from_mapping(value: Any, caption_column: str | None) -> Words:
+def words_of(value: Any, columns: Sequence[str] | None = None) -> Words:
+    """The words in a mapping: captions, tags, and everything else that is plain as attributes.
+
+    Args:
+        value: names to values; `captions` and `tags` may be lists, `tags` also a text with commas.
+        columns: names of captions, best first; `text` and `caption` by default.
+
+    Raises:
+        ValueError: the value is no mapping.
+    """
     if not isinstance(value, Mapping):
         raise ValueError("not an object")
-    columns = (caption_column,) if caption_column else _CAPTION_COLUMNS
+    columns = columns or CAPTION_COLUMNS
     captions = [text for name in (*columns, "captions") for text in _texts(value.get(name))]
     tags = value.get("tags")
     tags = tags.split(",") if isinstance(tags, str) else _texts(tags)
     known = {*columns, "captions", "tags", "file_name"}
     attributes = tuple(
-        (str(name), str(part)[:_MOST_CHARACTERS])
+        (utf8(str(name)), utf8(str(part))[:_MOST_CHARACTERS])
         for name, part in value.items()
-        if name not in known and isinstance(part, str | int | float | bool) and str(part).strip()
+        if name not in known and _is_plain(part) and str(part).strip()
     )
     return Words(_clean(captions), _clean(tags), attributes)
+
+
+def utf8(text: str) -> str:
+    """A text that can be written as UTF-8: what cannot (half a character) is shown as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, str | int | bool)
 
 
 def _texts(value: Any) -> list[str]:
@@ -153,19 +194,21 @@ def _texts(value: Any) -> list[str]:
 
 def _clean(texts: list[str]) -> tuple[str, ...]:
     """Single lines without odd spaces or NUL, none empty, none twice."""
-    lines = (" ".join(text.replace("\0", " ").split())[:_MOST_CHARACTERS] for text in texts)
+    lines = (" ".join(utf8(text).replace("\0", " ").split())[:_MOST_CHARACTERS] for text in texts)
     return tuple(dict.fromkeys(line for line in lines if line))
 
 
-def _read_text(path: Path, most_bytes: int = _MOST_BYTES) -> tuple[str, str | None]:
+def _read_text(path: Path) -> tuple[str, str | None]:
     try:
-        with path.open("rb") as file:
-            data = file.read(most_bytes + 1)
+        return _decoded(path.read_bytes(), path.name, None)
     except OSError as error:
         return "", f"{path.name} is not readable ({error.strerror})"
-    if len(data) > most_bytes:
-        return data[:most_bytes].decode("utf-8-sig", "replace"), f"{path.name} is too long"
+
+
+def _decoded(data: bytes, name: str, most_bytes: int | None) -> tuple[str, str | None]:
+    if most_bytes is not None and len(data) > most_bytes:
+        return data[:most_bytes].decode("utf-8-sig", "replace"), f"{name} is too long"
     try:
         return data.decode("utf-8-sig"), None
     except UnicodeDecodeError:
-        return data.decode("utf-8-sig", "replace"), f"{path.name} is not UTF-8"
+        return data.decode("utf-8-sig", "replace"), f"{name} is not UTF-8"

@@ -105,5 +105,5 @@ def refuse_uncaptioned(records: Iterable[ImageRecord], selection: str) -> None:
             selection,
             f"{len(ids)} pictures without a caption, first {ids[0][:12]}",
             "a caption for every picture that is trained on",
-            "Add captions beside the pictures, or set require_caption in the curate step.",
+            "Add captions beside the pictures, or the rule `captioned` to the curate step.",
         )
