@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from tastemaker.errors import CorruptFile, InputError
 from tastemaker.records.image import ImageRecord
 from tastemaker.store import base_table, column_files
+from tastemaker.store.base_table import BaseTable
 from tastemaker.store.catalogue import Catalogue, ColumnKey, Row
+from tastemaker.store.column_files import ColumnFiles
+from tastemaker.store.parquet_files import Footers
 
 KEY = ColumnKey("scores", 2, {"model": "x"})
 FIELDS = {"beauty": "float32", "words": "list<string>", "vector": "vector<float16>"}
@@ -228,14 +231,17 @@ def test_columns_of_closed_parts_survive_later_pictures(catalogue, monkeypatch):
 
 def test_only_footers_are_read_to_see_whether_a_column_fits(catalogue, monkeypatch):
     fill(catalogue, {"a": values(1), "d": values(1)})
-    again = Catalogue(catalogue.path)
+    base = BaseTable(catalogue.path / "catalog" / "base")
+    again = ColumnFiles(catalogue.column_path(KEY), base, Footers())
     monkeypatch.setattr(column_files, "read_parquet", None)
     monkeypatch.setattr(base_table, "read_parquet", None)
-    assert again.missing_parts(KEY) == []
+    assert [again.fits(part, FIELDS) for part in catalogue.parts()] == [True, True]
+    assert not again.fits("part-00000.parquet", {"beauty": "float32"})
     monkeypatch.undo()
     catalogue.update_base({"a": Row(record("a", "error"))})
     monkeypatch.setattr(column_files, "read_parquet", None)
-    assert again.missing_parts(KEY) == ["part-00000.parquet"], "the same object sees the new file"
+    seen = [again.fits(part, FIELDS) for part in catalogue.parts()]
+    assert seen == [False, True], "the same object sees the new file"
 
 
 def test_a_kill_while_a_column_is_finished_is_healed(catalogue, monkeypatch):
@@ -265,14 +271,3 @@ def test_a_damaged_manifest_is_named(catalogue, text):
     for read in (lambda: catalogue.query("select 1"), lambda: catalogue.column_table(KEY)):
         with pytest.raises(CorruptFile, match=r"manifest\.json: not a manifest"):
             read()
-
-
-def test_guessed_fields_are_those_of_the_values(catalogue):
-    catalogue.write_column_part(KEY, "part-00000.parquet", {"a": {"x": 0.1, "y": [1], "z": "t"}})
-    failed = {"d": {"status": "error", "error": "dark"}}
-    catalogue.write_column_part(KEY, "part-00001.parquet", failed)
-    catalogue.finish_column(KEY)
-    lines = catalogue.column(KEY)
-    assert lines["a"] == {"x": 0.1, "y": [1], "z": "t", "status": "ok", "error": None}
-    assert (lines["d"]["status"], lines["d"]["error"]) == ("error", "dark")
-    assert lines["e"]["status"] == "missing"

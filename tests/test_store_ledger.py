@@ -100,9 +100,27 @@ def test_data_with_a_stamp_is_known(tmp_path):
     ledger.enter("table", item, "files/one.png", seen)
     ledger.close({"table"})
     again = Ledger(Catalogue(tmp_path / "c"))
+    assert not again.is_known("table", item), "the collection has lost its copy"
+    copy = tmp_path / "c" / "files" / "one.png"
+    copy.parent.mkdir()
+    copy.write_bytes(b"on")
+    assert not again.is_known("table", item), "half of it"
+    copy.write_bytes(b"one")
     assert again.is_known("table", item)
     assert not again.is_known("table", SourceItem("row 1", data=b"one", stamp=(3, 11)))
     assert not again.is_known("table", SourceItem("row 1", data=b"one"))
+
+
+def test_what_was_not_looked_at_is_gone_and_may_be_told_apart(tmp_path, place):
+    put(place, a="one", b="two")
+    catalogue = Catalogue(tmp_path / "c")
+    collect(catalogue, place, "first")
+    (place / "a").unlink()
+    ledger = collect(catalogue, place, "second")
+    assert ledger.counts == {"gone": 2, "new": 1}
+    assert ledger.picture_id("second", "b") == hash_bytes(b"two"), "it took the place of the other"
+    errors = {row.key: row.error for row in catalogue.records() if row.source == "first"}
+    assert errors == {"a": "gone: first is no source now"}
 
 
 def test_rows_are_written_as_they_come_and_the_part_is_closed_at_the_end(tmp_path, monkeypatch):

@@ -18,6 +18,8 @@ from pydantic_core import PydanticUndefined
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
+_MOST_CHOICES = 5
+_TAGS = ("| `kind` |", "| `name` |", "| `rule` |")
 START, END = "<!-- {name}: written by tools/reference_pages.py -->", "<!-- end -->"
 
 
@@ -93,7 +95,24 @@ def recipes_page() -> str:
     return _between((DOCS / "recipes.md").read_text(), "packaged recipes", recipes_table())
 
 
-PAGES = {"stages.md": stages_page, "commands.md": commands_page, "recipes.md": recipes_page}
+def curation_page() -> str:
+    """The page on collections, written by hand, with operations and rules in their places."""
+    from tastemaker.curation.rules import AnyRule
+    from tastemaker.scorers.operations import AnyOperation
+
+    text = (DOCS / "curation.md").read_text()
+    for name, union in (("operations", AnyOperation), ("rules", AnyRule)):
+        content = "\n".join(line for model in models_in(union) for line in _choice(model))
+        text = _between(text, name, content.strip())
+    return text
+
+
+PAGES = {
+    "stages.md": stages_page,
+    "commands.md": commands_page,
+    "recipes.md": recipes_page,
+    "curation.md": curation_page,
+}
 """Page -> what writes it."""
 
 
@@ -102,6 +121,18 @@ def _between(text: str, name: str, content: str) -> str:
     before, _, rest = text.partition(start)
     _, _, after = rest.partition(END)
     return f"{before}{start}\n\n{content}\n\n{END}{after}"
+
+
+def _choice(model: type[BaseModel]) -> Iterator[str]:
+    """One operation or rule: what it is, what it takes and what it gives."""
+    yield from (f"### {_discriminator(model)}", "", _prose(model), "")
+    keys = [row for row in _rows(model, "") if not row.startswith(_TAGS)]
+    if keys:
+        yield from ("| key | type | default | meaning |", "|---|---|---|---|", *keys, "")
+    values = getattr(model, "FIELDS", {})
+    if values:
+        named = ", ".join(f"`{name}` ({kind})" for name, kind in values.items())
+        yield from (f"Values: {named}.", "")
 
 
 def _rows(
@@ -114,6 +145,8 @@ def _rows(
             f"input: {inputs[name]}" if inputs and name in inputs else _type_name(field.annotation)
         )
         yield f"| `{key}` | {kind} | {_default(field)} | {_cell(field.description or '')} |"
+        if len(nested) > _MOST_CHOICES:
+            continue  # they have a page of their own
         for inner in nested:
             choice = _discriminator(inner)
             label = f"{key} ({choice})." if len(nested) > 1 and choice else f"{key}."
@@ -128,8 +161,10 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _discriminator(model: type[BaseModel]) -> str | None:
-    field = model.model_fields.get("kind")
-    return None if field is None else str(field.default)
+    for name in ("kind", "rule"):
+        if name in model.model_fields:
+            return str(model.model_fields[name].default)
+    return None
 
 
 def _type_name(annotation: Any) -> str:
@@ -162,8 +197,12 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple | list):
-        return f"`{[getattr(part, 'kind', part) for part in value]}`"
+        return f"`{[_shown(part) for part in value]}`"
     return f"`{value}`"
+
+
+def _shown(part: Any) -> Any:
+    return _discriminator(type(part)) if isinstance(part, BaseModel) else part
 
 
 def _commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

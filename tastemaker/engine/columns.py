@@ -222,7 +222,7 @@ def _known(
     }
     return {
         column.operation.column: {
-            id_: values
+            id_: {name: values[name] for name in column.operation.FIELDS}
             for id_, values in catalogue.column_part(column.key, part).items()
             if values["status"] == "ok"
         }

@@ -8,7 +8,15 @@ from typing import Literal
 from tastemaker.errors import MissingModel
 
 Kind = Literal[
-    "model", "image_text", "autoencoder", "adapter", "vision", "head", "tagger", "detector"
+    "model",
+    "image_text",
+    "autoencoder",
+    "adapter",
+    "vision",
+    "head",
+    "tagger",
+    "detector",
+    "captioner",
 ]
 """What sort of model: a diffusion model and its parts, or what operations on pictures need."""
 
@@ -27,6 +35,7 @@ _FETCHED: dict[Kind, tuple[list[str], list[str]]] = {
     "adapter": (_NEEDED + _TOP_LEVEL_WEIGHTS, _NOT_NEEDED),
     "vision": (_TRANSFORMERS, _NOT_NEEDED),
     "detector": (_TRANSFORMERS, _NOT_NEEDED),
+    "captioner": ([*_TRANSFORMERS, "*.jinja"], _NOT_NEEDED),
     "head": (["*.json", *(f"*{suffix}" for suffix in HEAD_SUFFIXES)], []),
     "tagger": (
         ["*.json", "*.txt", "selected_tags.csv", "model.onnx*", "model.safetensors"],
@@ -45,6 +54,7 @@ _EXPECTED: dict[Kind, str] = {
     "tagger": "a tagger's folder (model.onnx with selected_tags.csv or top_tags.txt, or a "
     "transformers classifier)",
     "detector": "a transformers OWLv2 folder",
+    "captioner": "a transformers folder of a LLaVA-like model",
 }
 
 

@@ -70,7 +70,13 @@ def collection_of(run: RunFacts, step: StepFacts) -> Path | None:
     told = step.manifest.results.get(_COLLECTION) if step.manifest else None
     if isinstance(told, str) and (step.path / told).is_dir():
         return step.path / told
-    return run.find(step.config.get(_COLLECTION), _COLLECTION)
+    value = step.config.get(_COLLECTION)
+    found = run.find(value, _COLLECTION)
+    if found is None and isinstance(value, str) and Path(value).name == run.path.resolve().name:
+        # The path of the run itself, as it was seen from another folder.
+        made = run.of_stage("collect")
+        return made[-1].output(_COLLECTION) if made else None
+    return found
 
 
 def run_of_collection(collection: Path | None) -> RunFacts | None:

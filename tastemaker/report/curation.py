@@ -1,19 +1,23 @@
-"""What a run trained on and what its curation left out."""
+"""What a run trained on and what its curation left out, in short."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tastemaker.errors import TastemakerError
-from tastemaker.report.pictures import embedded
+from tastemaker.report.curated_step import collection_of
 from tastemaker.report.read import RunFacts, StepFacts
+from tastemaker.report.thumbnails import Thumbnails, by_lot, picture_rows
 from tastemaker.store.catalogue import Catalogue
 from tastemaker.store.selections import read_selection
 
-_THUMBNAIL_PX = 144
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_EXAMPLES, _TRIED = 6, 12
+_MOST_REASONS = 20
 
 
 @dataclass(frozen=True)
@@ -35,29 +39,36 @@ class Reason:
 
 @dataclass(frozen=True)
 class Curated:
-    """One finished curate step."""
+    """One finished curate step; `page` is the address of its own page, relative to the run."""
 
     step: StepFacts
     total: int
     kept: int
     query: str
     reasons: tuple[Reason, ...]
+    page: str
 
 
-def curated(run: RunFacts, examples: int = 6) -> list[Curated]:
-    """All finished curations, with verdicts by reason, most frequent first."""
+def curated(run: RunFacts, pages: Mapping[Path, Path]) -> list[Curated]:
+    """All finished curations, with verdicts by reason, most frequent first.
+
+    Args:
+        run: the run.
+        pages: folder of a step -> its own page.
+    """
     found = []
     for step in run.of_stage("curate"):
-        rows = _verdicts(step.output("verdicts"))
-        catalogue = _catalogue(run, step)
-        dropped = [row for row in rows if not row["kept"]]
-        reasons = tuple(
-            Reason(name, count, _examples(catalogue, dropped, name, examples))
-            for name, count in Counter(row["reason"] for row in dropped).most_common()
-        )
         assert step.manifest is not None
         query = str(step.manifest.results.get("query", ""))
-        found.append(Curated(step, len(rows), len(rows) - len(dropped), query, reasons))
+        page = pages.get(step.path)
+        link = page.relative_to(run.path).as_posix() if page is not None else ""
+        table = _verdicts(step.output("verdicts"))
+        if table is None:
+            continue
+        dropped = table.filter(_not(table["kept"]))
+        kept = len(table) - len(dropped)
+        reasons = _reasons(dropped, collection_of(run, step))
+        found.append(Curated(step, len(table), kept, query, reasons, link))
     return found
 
 
@@ -65,60 +76,79 @@ def training_pictures(run: RunFacts, count: int = 24) -> tuple[int, list[Thumbna
     """How many pictures the last fit was given, and some of them, chosen by hash."""
     for step in reversed(run.of_stage("fit", "fit_image_text", "fit_autoencoder")):
         selection = run.find(step.config.get("selection"), "selection")
-        catalogue = _catalogue(run, step)
-        if selection is None or catalogue is None:
+        collection = collection_of(run, step)
+        if selection is None or collection is None:
             continue
         try:
-            ids = set(read_selection(selection).ids)
-            records = [r for r in catalogue.records() if r.id in ids]
+            ids = read_selection(selection).ids
+            shown = sorted(ids, key=_digest)[:count]
+            rows = picture_rows(Catalogue(collection), shown, ["key", "captions"])
         except TastemakerError:
             continue
-        records.sort(key=lambda record: _digest(record.id))
-        shown = [
-            Thumbnail(address, record.captions[0] if record.captions else record.key)
-            for record in records[:count]
-            if (address := _address(catalogue, record))
+        pictures = Thumbnails(collection, shown)
+        return len(ids), [
+            Thumbnail(address, row["captions"][0] if row["captions"] else row["key"])
+            for id_ in shown
+            if (row := rows.get(id_)) and (address := pictures.address(id_))
         ]
-        return len(ids), shown
     return 0, []
 
 
-def _catalogue(run: RunFacts, step: StepFacts) -> Catalogue | None:
-    path = run.find(step.config.get("collection"), "collection")
-    return Catalogue(path) if path is not None else None
-
-
-def _verdicts(path: Path | None) -> list[dict[str, Any]]:
+def _verdicts(path: Path | None) -> "pa.Table | None":
+    """What the page needs of the verdicts; None when they are gone or damaged."""
+    import pyarrow as pa
     from pyarrow import parquet
 
-    return parquet.read_table(path).to_pylist() if path is not None else []
+    names = ["id", "key", "kept", "reason", "got", "limit"]
+    try:
+        return parquet.read_table(path, columns=names) if path is not None else None
+    except (OSError, pa.ArrowException):
+        return None
 
 
-def _examples(
-    catalogue: Catalogue | None, dropped: Sequence[dict[str, Any]], reason: str, count: int
-) -> tuple[Thumbnail, ...]:
-    if catalogue is None:
-        return ()
-    rows = sorted(
-        (row for row in dropped if row["reason"] == reason), key=lambda r: _digest(r["id"])
+def _reasons(dropped: "pa.Table", collection: Path | None) -> tuple[Reason, ...]:
+    import pyarrow.compute as pc
+
+    counts = pc.value_counts(dropped["reason"]).to_pylist()
+    counts.sort(key=lambda entry: (-entry["counts"], entry["values"] or ""))
+    rows = {}
+    for entry in counts[:_MOST_REASONS]:
+        same = dropped.filter(pc.equal(dropped["reason"], entry["values"]))
+        some = set(by_lot(same["id"], _TRIED))
+        mask = pc.is_in(same["id"], value_set=_strings(some))
+        rows[entry["values"]] = sorted(same.filter(mask).to_pylist(), key=lambda row: row["id"])
+    pictures = Thumbnails(collection, (row["id"] for own in rows.values() for row in own))
+    return tuple(
+        Reason(
+            str(entry["values"]),
+            entry["counts"],
+            _examples(rows.get(entry["values"], []), pictures),
+        )
+        for entry in counts
     )
+
+
+def _examples(rows: list[dict[str, Any]], pictures: Thumbnails) -> tuple[Thumbnail, ...]:
+    """The first that can be shown: why some cannot may be why they were dropped."""
     found = []
-    # Some cannot be shown, which may be why they were dropped.
-    for row in rows[: 4 * count]:
-        path = Path(row["path"])
-        address = embedded(path if path.is_absolute() else catalogue.path / path, _THUMBNAIL_PX)
-        if address and len(found) < count:
-            found.append(
-                Thumbnail(address, f"{row['key']}: got {row['got']}, limit {row['limit']}")
-            )
+    for row in rows:
+        address = pictures.address(row["id"]) if len(found) < _EXAMPLES else None
+        if address:
+            caption = f"{row['key']}: got {row['got']}, limit {row['limit']}"
+            found.append(Thumbnail(address, caption))
     return tuple(found)
 
 
-def _address(catalogue: Catalogue, record: Any) -> str | None:
-    try:
-        return embedded(catalogue.picture_path(record), _THUMBNAIL_PX)
-    except TastemakerError:
-        return None
+def _strings(values: set[str]) -> "pa.Array":
+    import pyarrow as pa
+
+    return pa.array(sorted(values), pa.string())
+
+
+def _not(mask: Any) -> Any:
+    import pyarrow.compute as pc
+
+    return pc.invert(mask)
 
 
 def _digest(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Plots of a curation: how numbers are spread, what words it keeps, what other limits would keep."""
+"""Plots of a curation: how numbers are spread, which words stay, what other limits would keep."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tastemaker.report.svg import FAINT, INK, SERIES, bare_axes, figure_svg, sho
 from tastemaker.report.words import counted, figure, percent
 from tastemaker.store.atomic import atomic_file
 
-_HISTOGRAM_IN = (5.0, 2.2)
+_HISTOGRAM_IN, _NARROW_IN = (5.0, 2.2), (3.5, 2.0)
 _CURVE_IN = (5.0, 3.0)
 _TOWER = 4.0
 """A bin that is so many times as high as all others is cut off, so that the others are seen."""
@@ -31,11 +31,16 @@ _PAGE = Inks(INK, FAINT, SERIES[0], SERIES[1])
 _ALONE = Inks("#686868", "#dedede", "#d8232f", "#8a8a8a")
 
 
-def histogram_svg(entry: Mapping[str, Any], salt: str) -> str:
-    """One entry of `histograms` of `curation.json`: kept below, dropped on top of it."""
-    return figure_svg(
-        lambda axes: _histogram(axes, entry), str(entry["column"]), salt, _HISTOGRAM_IN
-    )
+def histogram_svg(entry: Mapping[str, Any], salt: str, *, is_narrow: bool = False) -> str:
+    """One entry of `histograms` of `curation.json`: kept below, dropped on top of it.
+
+    Args:
+        entry: what to draw.
+        salt: as of `figure_svg`.
+        is_narrow: for three plots in a row, with letters as large as those of two.
+    """
+    size_in = _NARROW_IN if is_narrow else _HISTOGRAM_IN
+    return figure_svg(lambda axes: _histogram(axes, entry), str(entry["column"]), salt, size_in)
 
 
 def rank_svg(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]], salt: str) -> str:
@@ -85,7 +90,7 @@ def _histogram(axes: Any, entry: Mapping[str, Any]) -> None:
     for limit in entry["limits"]:
         if edges[0] <= limit <= edges[-1]:
             axes.axvline(limit, color=INK, lw=1.1, ls=(0, (4, 3)))
-    _number_axis(axes.xaxis, entry["scale"] == "log")
+    _number_axis(axes.xaxis, is_log=entry["scale"] == "log")
     _count_axis(axes.yaxis, 3)
     bare_axes(axes)
 
@@ -177,10 +182,13 @@ def _sweep(axes: Any, figures: Mapping[str, Any], inks: Inks) -> None:
         share.spines["right"].set_visible(False)
 
 
-def _number_axis(axis: Any, is_log: bool) -> None:
+def _number_axis(axis: Any, *, is_log: bool) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(numticks=6) if is_log else MaxNLocator(6))
+    low, high = axis.get_view_interval()
+    narrow = is_log and low > 0 and high < 100 * low
+    log = LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,), numticks=6)
+    axis.set_major_locator(log if is_log else MaxNLocator(6))
     axis.set_major_formatter(FuncFormatter(lambda value, _: figure(value)))
     axis.set_minor_formatter(NullFormatter())
 

@@ -3,18 +3,19 @@
 Every part is read from `curation.json` alone; what that lacks gives an empty part.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tastemaker.report.words import counted, figure, percent
+from tastemaker.curation.judgement import number_text
+from tastemaker.report.words import counted, figure, figures, percent, several
 
 Json = Mapping[str, Any]
 Address = Callable[[str], str | None]
 """Id of a picture -> its data address."""
 
 SIZES = ("short_side", "aspect", "megapixels")
-_READABLE = "readable"
+_READABLE, _NOT_TRUE = "readable", "not true"
 _CLUSTERS, _COPIES = 12, 7
 
 
@@ -63,7 +64,7 @@ class Example:
 
 @dataclass(frozen=True)
 class BorderStrip:
-    """Pictures on both sides of a rule; the nearest ones stand in the middle."""
+    """Pictures on both sides of a rule, the nearest first."""
 
     label: str
     is_threshold: bool
@@ -109,11 +110,10 @@ def cuts(summary: Json) -> tuple[Cut, ...]:
     total = max(1, stages[0]["before"]) if stages else 1
     return tuple(
         Cut(
-            stage["label"],
-            stage["describe"] if stage["describe"] != stage["label"] else "",
+            *_named(stage),
             stage["before"],
             stage["after"],
-            tuple(stage["reasons"].items()),
+            _telling(stage["reasons"]),
             # What cannot be read is not counted for any rule, so not for this one either.
             stage.get("alone") if stage["label"] != _READABLE else None,
             100 * stage["after"] / total,
@@ -130,13 +130,17 @@ def means(summary: Json) -> tuple[tuple[str, ...], tuple[MeansRow, ...]]:
     stages = funnel.get("stages", [])
     if not start or not stages:
         return (), ()
-    rows, last = [], dict.fromkeys(start, "")
     all_of_them = {"label": "all pictures", "after": stages[0]["before"], "means": start}
-    for stage in (all_of_them, *stages):
-        texts = {column: figure(stage["means"].get(column)) for column in start}
-        cells = tuple((text, text != last[column]) for column, text in texts.items())
-        rows.append(MeansRow(stage["label"], stage["after"], cells))
-        last = texts
+    stages = [all_of_them, *stages]
+    columns = [figures([stage["means"].get(column) for stage in stages]) for column in start]
+    rows = [
+        MeansRow(
+            shown(stage["label"]),
+            stage["after"],
+            tuple((texts[n], n == 0 or texts[n] != texts[n - 1]) for texts in columns),
+        )
+        for n, stage in enumerate(stages)
+    ]
     return tuple(start), tuple(rows)
 
 
@@ -159,14 +163,14 @@ def border_strips(summary: Json, address: Address) -> tuple[BorderStrip, ...]:
     for border in _borders(summary):
         is_threshold = border["column"] is not None
         limits = {one["limit"] for one in border["dropped"]}
-        dropped = [_dropped(one, address) for one in border["dropped"]]
+        dropped = [_dropped(one, address, is_threshold) for one in border["dropped"]]
         kept = [
             Example(one["name"], address(one["id"]), _value(one, is_threshold), one["name"])
             for one in border["kept"]
         ]
         limit = limits.pop() if len(limits) == 1 else ""
         strips.append(
-            BorderStrip(border["rule"], is_threshold, limit, tuple(reversed(dropped)), tuple(kept))
+            BorderStrip(shown(border["rule"]), is_threshold, limit, tuple(dropped), tuple(kept))
         )
     return tuple(strips)
 
@@ -222,7 +226,7 @@ def bucket_bars(summary: Json) -> tuple[BucketBar, ...]:
     for row in rows:
         root = (row["w"] / row["h"]) ** 0.5
         left = f", {row['leftover']} left over" if row["leftover"] else ""
-        batches = "1 batch" if row["full_batches"] == 1 else f"{row['full_batches']} batches"
+        batches = several(row["full_batches"], "batch", "batches")
         bars.append(
             BucketBar(
                 f"{row['h']} \N{MULTIPLICATION SIGN} {row['w']}",
@@ -248,11 +252,11 @@ def bucket_facts(summary: Json) -> tuple[tuple[str, str], ...]:
         ("buckets with pictures", str(len(rows))),
         (
             "smaller than a batch",
-            f"{len(small)}, with {counted(sum(row['pictures'] for row in small))} pictures",
+            f"{len(small)}, with {several(sum(row['pictures'] for row in small), 'picture')}",
         ),
-        ("left over by full batches", f"{counted(left)} pictures"),
-        ("fit in no bucket", f"{counted(found['not_fitting'])} pictures"),
-        ("upscaled", f"{counted(found['upscaled'])} pictures"),
+        ("left over by full batches", several(left, "picture")),
+        ("fit in no bucket", several(found["not_fitting"], "picture")),
+        ("upscaled", several(found["upscaled"], "picture")),
     ]
     if found.get("kept_area") is not None:
         facts.append(("area kept by the crop", f"{percent(found['kept_area'])} on average"))
@@ -272,26 +276,52 @@ def unusable(summary: Json) -> tuple[tuple[str, int, str], ...]:
     return tuple((kind, count, ", ".join(examples.get(kind, ()))) for kind, count in ordered)
 
 
+def shown(label: str) -> str:
+    """A rule's label with the signs that people write."""
+    return label.replace(">=", "≥").replace("<=", "≤")
+
+
+def _named(stage: Json) -> tuple[str, str]:
+    """Label of a rule, and the rule in words where those say more."""
+    label, describe = stage["label"], stage["describe"]
+    if label.endswith("..."):
+        return describe, ""
+    words = describe.replace("at least", ">=").replace("at most", "<=")
+    says_all = label == _READABLE or words in (label, f"({label})")
+    return shown(label), "" if says_all else describe
+
+
+def _telling(reasons: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """Reasons by count; a single one says no more than its rule, unless it is that of a lack."""
+    if len(reasons) == 1 and not next(iter(reasons)).endswith("unknown"):
+        return ()
+    return tuple(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+
+
 def _borders(summary: Json) -> list[Json]:
     """Those that are shown as pictures: duplicates have a part of their own, and so have errors."""
     elsewhere = {found["rule"] for found in summary.get("duplicates", [])} | {_READABLE}
     return [border for border in summary.get("borders", []) if border["rule"] not in elsewhere]
 
 
-def _dropped(one: Json, address: Address) -> Example:
+def _dropped(one: Json, address: Address, is_threshold: bool) -> Example:
     about = f"{one['name']}\n{one['reason']}: got {one['got']}, limit {one['limit']}"
-    return Example(one["name"], address(one["id"]), _number(one["got"]) or one["reason"], about)
+    # Of a rule without a threshold a bare number (0 captions) says less than the reason.
+    note = one["got"] if is_threshold or not _is_number(one["got"]) else one["reason"]
+    note = "" if note == _NOT_TRUE else note
+    return Example(one["name"], address(one["id"]), note, about)
 
 
-def _number(text: str) -> str:
+def _is_number(text: str) -> bool:
     try:
-        return figure(float(text))
+        float(text)
     except ValueError:
-        return text
+        return False
+    return True
 
 
 def _value(one: Json, is_threshold: bool) -> str:
-    return figure(one["value"]) if is_threshold and one["value"] is not None else ""
+    return number_text(one["value"]) if is_threshold and one["value"] is not None else ""
 
 
 def _cluster(found: Json, address: Address) -> Cluster:

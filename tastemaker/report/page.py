@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tastemaker import __version__
 from tastemaker.report import provenance, words
 from tastemaker.report.comparison import Comparison, PicturePair, comparisons
 from tastemaker.report.curation import curated, training_pictures
+from tastemaker.report.curation_page import written_pages
 from tastemaker.report.grids import PairOfPictures, write_pair_sheet
 from tastemaker.report.pictures import embedded
 from tastemaker.report.plots import panel_svg, training_panels
 from tastemaker.report.read import RunFacts, StepFacts, read_run
 from tastemaker.report.score_table import score_rows
+from tastemaker.report.svg import Chart
+from tastemaker.report.templates import rendered
 from tastemaker.store import jsonl
 from tastemaker.store.atomic import write_text
 from tastemaker.store.images import load_image
@@ -47,12 +49,14 @@ class Training:
     """One fit step as it is shown."""
 
     step: StepFacts
-    charts: tuple[tuple[str, str, str], ...]
+    charts: tuple[Chart, ...]
     figures: tuple[tuple[str, str], ...]
 
 
 def write_report(run_path: Path) -> Path:
-    """Write `report.html` into a run folder, and `before_after.png` where two models are compared.
+    """Write `report.html` into a run folder, with the pages of its curations.
+
+    Where two models are compared there is `before_after.png`, too.
 
     Works with whatever the run has; the same run gives the same bytes.
 
@@ -65,23 +69,12 @@ def write_report(run_path: Path) -> Path:
     Raises:
         StorageError: it cannot be written.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     run = read_run(Path(run_path))
     found = comparisons(run)
     main = next((c for c in reversed(found) if c.is_paired), found[-1] if found else None)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["lasting"] = words.lasting
     count, shown = training_pictures(run)
+    pages = written_pages([step.path for step in run.of_stage("curate")])
     context = {
-        "style_sheet": (Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
-        "version": __version__,
         "run": run,
         "name": str(run.facts.get("recipe", run.path.name)),
         "date": str(run.facts.get("started", ""))[:10],
@@ -95,7 +88,7 @@ def write_report(run_path: Path) -> Path:
         "tables": [(c, score_rows(c.summary)) for c in found],
         "trust": _trust(main.summary) if main else [],
         "trainings": _trainings(run),
-        "curations": curated(run),
+        "curations": curated(run, pages),
         "training_count": count,
         "training_pictures": shown,
         "timeline": _timeline(run),
@@ -105,9 +98,8 @@ def write_report(run_path: Path) -> Path:
         "versions": provenance.version_facts(run),
         "scorers": provenance.scorer_facts(main.summary["scores"]) if main else [],
     }
-    page = environment.get_template("page.html.j2").render(context)
     path = run.path / PAGE
-    write_text(path, page)
+    write_text(path, rendered("page.html.j2", ["page.css"], **context))
     if main is not None and main.is_paired:
         write_pair_sheet(run.path / SHEET, _sheet(main))
     return path
@@ -172,7 +164,7 @@ def _trainings(run: RunFacts) -> list[Training]:
         rows = list(jsonl.read(log / "metrics.jsonl")) if log else []
         salt = re.sub(r"[^a-z0-9]", "", step.name.lower())
         charts = tuple(
-            (panel.title, panel.note, panel_svg(panel, f"{salt}{number}"))
+            Chart(panel.title, panel.note, panel_svg(panel, f"{salt}{number}"))
             for number, panel in enumerate(training_panels(rows))
         )
         found.append(Training(step, charts, _training_figures(step, rows)))

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -18,6 +19,16 @@ _COLOURS = {
     SERIES[2]: "var(--good)",
 }
 SIZE_IN = (5.0, 2.75)
+"""Width and height, which set how large the letters are."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One plot of a page, with what it is called and what to say of it."""
+
+    title: str
+    note: str
+    svg: str
 
 
 def figure_svg(

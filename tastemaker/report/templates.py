@@ -32,6 +32,7 @@ def rendered(template: str, sheets: Sequence[str], **context: Any) -> str:
         "counted": words.counted,
         "figure": words.figure,
         "percent": words.percent,
+        "several": words.several,
     }
     style_sheet = "\n".join((_FOLDER / sheet).read_text(encoding="utf-8") for sheet in sheets)
     page = environment.get_template(template)

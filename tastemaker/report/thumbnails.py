@@ -58,9 +58,7 @@ class Thumbnails:
         side_px: longer side, at most.
     """
 
-    def __init__(
-        self, collection: Path | None, ids: Iterable[str], side_px: int = SIDE_PX
-    ) -> None:
+    def __init__(self, collection: Path | None, ids: Iterable[str], side_px: int = SIDE_PX) -> None:
         self._side_px = side_px
         self._catalogue = Catalogue(collection) if collection is not None else None
         self._paths: Mapping[str, dict[str, Any]] = {}

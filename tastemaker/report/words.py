@@ -248,3 +248,24 @@ def percent(share: float) -> str:
         return f"over 99.9{_THIN}%"
     near = 0 < hundredths < 1 or 99 < hundredths < 100
     return f"{hundredths:.{1 if near else 0}f}{_THIN}%"
+
+
+def figures(numbers: Sequence[float | None]) -> list[str]:
+    """Numbers of one column, all with as many places as give the largest one 4 digits."""
+    known = [abs(number) for number in numbers if number is not None and math.isfinite(number)]
+    largest = max(known, default=0.0)
+    if largest and not 1e-3 <= largest < 1e9:
+        return [figure(number) for number in numbers]
+    is_whole = all(number == round(number) for number in known)
+    places = 0 if is_whole else max(0, 3 - math.floor(math.log10(largest)))
+    return [
+        "–"
+        if number is None or not math.isfinite(number)
+        else f"{number:,.{places}f}".replace(",", _THIN).replace("-", _MINUS)
+        for number in numbers
+    ]
+
+
+def several(number: int, one: str, many: str | None = None) -> str:
+    """`1 picture`, `2 pictures`."""
+    return f"{counted(number)} {one if number == 1 else many or one + 's'}"

@@ -14,9 +14,6 @@ from tastemaker.scorers.borders import find_borders
 from tastemaker.scorers.dct_hash import dct_hashes
 from tastemaker.scorers.operation import Measure, Operation, Subject, Values
 
-NAME, VERSION = "pixels", 2
-"""Name and version of the column; the version changes when the same picture gives other values."""
-
 REDUCED_PX = 512
 """Longest side at which most is measured, so that large pictures are not called blurred (ours)."""
 
@@ -31,7 +28,7 @@ COLOUR_GRID = 8
 class Pixels(Operation):
     """Measurements that need neither weights nor an optional package; see `measure`."""
 
-    VERSION: ClassVar[int] = VERSION
+    VERSION: ClassVar[int] = 2
     FIELDS: ClassVar[Mapping[str, str]] = {
         "sharpness": "float32",
         "clipped_dark": "float32",

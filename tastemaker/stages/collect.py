@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar
@@ -97,11 +97,12 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     total = sum(_counted(source, config) for source in sources)
     with Progress(step, total, "pictures", step.name) as progress:
         for source in sources:
-            for batch, inspected in _inspected(source, ledger, config):
-                for item, seen in zip(batch, inspected, strict=True):
-                    path = _place_file(collection, source, item, seen)
-                    ledger.enter(source.spec, item, path, seen)
-                progress.advance(len(batch))
+            with contextlib.closing(_inspected(source, ledger, config)) as batches:
+                for batch, inspected in batches:
+                    for item, seen in zip(batch, inspected, strict=True):
+                        path = _place_file(collection, source, item, seen)
+                        ledger.enter(source.spec, item, path, seen)
+                    progress.advance(len(batch))
         ledger.close({source.spec for source in sources})
     preferences = write_preferences(collection, sources, ledger.picture_id)
     usable, unusable = ledger.usable(), ledger.unusable()
@@ -194,7 +195,7 @@ def _counted(source: Source, config: Config) -> int:
 
 def _inspected(
     source: Source, ledger: Ledger, config: Config
-) -> Iterator[tuple[list[SourceItem], list[Inspected | None]]]:
+) -> Generator[tuple[list[SourceItem], list[Inspected | None]], None, None]:
     """Items in order, each with what reading it told, or None when it is known and unchanged."""
     sent: deque[list[SourceItem]] = deque()
 
@@ -203,13 +204,14 @@ def _inspected(
             sent.append(batch)
             yield tuple(item for item in batch if not ledger.is_known(source.spec, item))
 
-    for result in run_rows(open_inspect, shards(), config.engine):
-        batch = sent.popleft()
-        found = {
-            item.key: _seen(outcome)
-            for item, outcome in zip(result.rows, result.outcomes, strict=True)
-        }
-        yield batch, [found.get(item.key) for item in batch]
+    with contextlib.closing(run_rows(open_inspect, shards(), config.engine)) as results:
+        for result in results:
+            batch = sent.popleft()
+            found = {
+                item.key: _seen(outcome)
+                for item, outcome in zip(result.rows, result.outcomes, strict=True)
+            }
+            yield batch, [found.get(item.key) for item in batch]
 
 
 def _seen(outcome: Outcome[Inspected]) -> Inspected:
@@ -230,10 +232,11 @@ def _place_file(collection: Path, source: Source, item: SourceItem, seen: Inspec
         return str(item.path) if item.path is not None else ""
     if seen is None:
         return ""  # it lies where its row says
-    if item.key.replace("-", "").isalnum():
+    # Pictures of a package have short names of their own; other sources are named by their place.
+    if "/" not in source.spec and item.key.replace("-", "").isalnum():
         name = f"{source.spec.replace(':', '-')}/{item.key}"
     else:
-        digest = (seen and seen.hash) or hash_bytes(item.data)
+        digest = seen.hash or hash_bytes(item.data)
         # A folder of a million files is slow on many systems.
         name = f"{digest[:2]}/{digest}"
     path = Path("files") / f"{name}{item.suffix}"

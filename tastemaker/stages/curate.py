@@ -1,5 +1,6 @@
 """Stage: measure pictures, judge them by rules, and freeze a selection that one can defend."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -81,15 +82,17 @@ class Config(BaseConfig):
     limit: int | None = Field(default=None, ge=1)
     """Only the first so many pictures of the collection; for a trial."""
     columns: tuple[AnyOperation, ...] = ()
-    """What is measured; it stays in the collection. `pixels` is added when a rule needs it."""
+    """What is measured, see [Collections](curation.md#operations); it stays in the collection.
+    `pixels` is added when a rule needs it."""
     measure: Measuring = "all"
     """`all` pictures in question, or `survivors`: a column only for the pictures that are left
     when a rule first asks for it, so that dear columns cost little (ours)."""
     retry_errors: bool = False
     """Measure again where a column holds an error, such as that a server did not answer."""
     rules: tuple[AnyRule, ...] = DEFAULT_RULES  # type: ignore[assignment]
-    """The rules. Given ones stand instead of the defaults, which ask for a caption, a shorter side
-    of 64 px, sides within 1:4, more than one colour, and no near duplicate (ours)."""
+    """The rules, see [Collections](curation.md#rules). Given ones stand instead of the defaults,
+    which ask for a caption, a shorter side of 64 px, sides within 1:4, more than one colour, and
+    no near duplicate (ours)."""
     buckets: Buckets = Buckets()
     """For the report's preview of training buckets."""
     engine: Engine = Field(default=Engine(), json_schema_extra={"changes_result": False})
@@ -139,11 +142,9 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     write_selection(step.path / "selection.json", selection)
     summary = summarise(bench, verdicts, config.buckets.model_dump())
     write_json(step.path / "curation.json", summary)
-    reasons = {
-        f"dropped: {reason}": count
-        for stage in verdicts.funnel.stages
-        for reason, count in stage.reasons.items()
-    }
+    dropped: Counter[str] = Counter()
+    for stage in verdicts.funnel.stages:  # two rules may have one reason
+        dropped.update({f"dropped: {reason}": n for reason, n in stage.reasons.items()})
     return Manifest(
         stage="curate",
         key=step.key,
@@ -155,7 +156,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
         counts={
             "pictures": verdicts.facts.count,
             "kept": len(verdicts.kept),
-            **reasons,
+            **dropped,
             **dict(sorted(measured.items())),
         },
         results={"query": selection.query, "hash": selection.hash},

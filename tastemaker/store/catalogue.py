@@ -23,7 +23,6 @@ from tastemaker.store.base_table import MANIFEST, BaseTable
 from tastemaker.store.catalogue_queries import BooleanColumn, ColumnView, Files, evaluate, select
 from tastemaker.store.catalogue_rows import Row, Stamp, records_of, rows_of, table_of
 from tastemaker.store.column_files import ColumnFiles, ColumnKey, read_manifest
-from tastemaker.store.column_values import guessed_fields
 from tastemaker.store.parquet_files import Footers
 
 if TYPE_CHECKING:
@@ -188,14 +187,13 @@ class Catalogue:
         """
         self._files(column).write_table(part, table, fields)
 
-    def finish_column(self, column: ColumnKey, fields: Fields | None = None) -> None:
+    def finish_column(self, column: ColumnKey, fields: Fields) -> None:
         """Bring a column's files up to date with base and make it visible to queries.
 
         What is still missing stays missing: null, with the status `missing`.
         """
-        files = self._files(column)
         facts = {"op": column.op, "version": column.version, "params": dict(column.params)}
-        files.finish(facts, files.named_fields() if fields is None else fields)
+        self._files(column).finish(facts, fields)
 
     def is_finished(self, column: ColumnKey) -> bool:
         """Whether a column can be read and queried."""
@@ -291,24 +289,3 @@ class Catalogue:
             if "fields" in facts and rank > found.get(facts["op"], (0, 0, manifest)):
                 found[facts["op"]] = rank
         return {op: folder for op, (_, _, folder) in found.items()}
-
-    # Thin forms for a stage that still writes whole parts.
-
-    def missing_parts(self, column: ColumnKey) -> list[str]:
-        """Parts of base that the column has no file for, or one of other rows."""
-        files = self._files(column)
-        return [part for part in self.parts() if not files.fits(part)]
-
-    def write_column_part(
-        self, column: ColumnKey, part: str, rows: Mapping[str, Mapping[str, Any]]
-    ) -> None:
-        """Write a part's values with fields guessed from them."""
-        self.write_rows(column, part, rows, guessed_fields(rows))
-
-    def write_column(self, column: ColumnKey, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write a whole column at once: id -> values, with fields guessed from them."""
-        fields = guessed_fields(rows)
-        for part in self.parts():
-            ids = self.part_table(part, ["id"])["id"].to_pylist()
-            self.write_rows(column, part, {i: rows[i] for i in ids if i in rows}, fields)
-        self.finish_column(column, fields)

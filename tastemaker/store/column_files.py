@@ -57,12 +57,12 @@ class ColumnFiles:
         """Whether there is a file for a part of base, of whatever age."""
         return (self.folder / part).exists()
 
-    def fits(self, part: str, fields: Mapping[str, str] | None = None) -> bool:
+    def fits(self, part: str, fields: Mapping[str, str]) -> bool:
         """Whether a file has the rows of its part of base as that is now; two footers are read."""
         if not self.has(part):
             return False
         footer = self._footers.of(self.folder / part)
-        named = fields is None or footer.names == (OWN[0], *fields, *OWN[1:])
+        named = footer.names == (OWN[0], *fields, *OWN[1:])
         return named and footer.facts.get(BASE) == self._base.identity(part)
 
     def missing_rows(
@@ -122,16 +122,6 @@ class ColumnFiles:
         """Name -> type as the manifest has it; None when the column is not finished."""
         path = self.folder / MANIFEST
         return read_manifest(path).get("fields") if path.exists() else None
-
-    def named_fields(self) -> dict[str, str]:
-        """Fields as the files have them, where they were guessed from the values."""
-        found: dict[str, str] = {}
-        for part in filter(self.has, self._base.parts()):
-            for line in read_parquet(self.folder / part).schema:
-                kind = str(line.type).replace("element: ", "").replace("double", "float64")
-                if line.name not in OWN:
-                    found[line.name] = kind.replace("list<float>", "list<float32>")
-        return found
 
     def table(self, names: Sequence[str] | None = None) -> "pa.Table":
         """Values of all rows in the order of base; where there are none, nulls and `missing`.

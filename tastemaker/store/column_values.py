@@ -115,26 +115,6 @@ def vector_lengths(schema: "pa.Schema") -> dict[str, int]:
     }
 
 
-def guessed_fields(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Fields and types of some rows, by their first values."""
-    found: dict[str, str] = {}
-    for values in rows.values():
-        for name, value in values.items():
-            if name not in OWN and value is not None:
-                found.setdefault(name, _guessed(value))
-    return found
-
-
-def _guessed(value: object) -> str:
-    if isinstance(value, list | tuple | np.ndarray):
-        inner = _guessed(value[0]) if len(value) else "float64"
-        return f"list<{inner.replace('64', '32')}>"
-    for kind, name in ((bool, "bool"), (int, "int64"), (float, "float64"), (str, "string")):
-        if isinstance(value, kind):
-            return name
-    raise ValueError(f"{value!r} has no type of {TYPES}")
-
-
 def _line(id_: str, values: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
     error = values.get("error")
     if error is None and values.get("status") == "error":

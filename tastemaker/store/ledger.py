@@ -8,7 +8,7 @@ are never removed: a file that has changed or gone leaves its row behind, marked
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from tastemaker.curation.rules import CHANGED, DUPLICATE, GONE
+from tastemaker.curation.rules_alone import CHANGED, DUPLICATE, GONE
 from tastemaker.errors import PictureError
 from tastemaker.records.image import ImageRecord
 from tastemaker.records.size import Size
@@ -70,14 +70,20 @@ class Ledger:
                     self._replace_at_place(row)
 
     def is_known(self, source: str, item: SourceItem) -> bool:
-        """Whether a file, or data with a stamp, has the size and time that it was read with."""
+        """Whether a file, or data with a stamp, has the size and time that it was read with.
+
+        Of data the collection has its own copy, which must still be there and as long.
+        """
         row = self._places.get((source, item.key))
         if row is None or row.stamp is None:
             return False
-        if item.path is None:
-            return item.stamp is not None and row.stamp == Stamp(*item.stamp)
         try:
-            return row.stamp == Stamp.of(item.path) and row.record.path == str(item.path)
+            if item.path is not None:
+                return row.stamp == Stamp.of(item.path) and row.record.path == str(item.path)
+            if item.stamp is None or row.stamp != Stamp(*item.stamp):
+                return False
+            copy = self.catalogue.picture_path(row.record)
+            return copy.is_file() and copy.stat().st_size == row.stamp.bytes
         except OSError:
             return False
 
@@ -104,14 +110,20 @@ class Ledger:
         return new
 
     def close(self, sources: set[str]) -> None:
-        """Mark what was not seen in these sources as gone, and write everything.
+        """Mark what was not seen as gone, and write everything.
 
         An exact copy takes the place of a picture that has gone or changed.
+
+        Args:
+            sources: those that were looked at. What the collection has of others is gone, too: what
+                a collection holds does not depend on what was collected into it before.
         """
-        for row in [row for place, row in self._places.items() if self._is_missing(place, sources)]:
+        for row in [row for place, row in self._places.items() if place not in self._seen]:
+            source = row.record.source
+            why = f"no longer in {source}" if source in sources else f"{source} is no source now"
             self.counts["gone"] += 1
             self._replaced.append(row)
-            self._put(_dead(row, f"{GONE}: no longer in {row.record.source}"))
+            self._put(_dead(row, f"{GONE}: {why}"))
         lost = [row for row in self._replaced if row.record.status == "ok"]
         copies = self._copies() if lost else {}
         for row in lost:
@@ -152,9 +164,6 @@ class Ledger:
     def unusable(self) -> list[ImageRecord]:
         """Living rows that are no picture: unreadable files and exact copies."""
         return [row.record for row in self._places.values() if row.record.status != "ok"]
-
-    def _is_missing(self, place: Place, sources: set[str]) -> bool:
-        return place[0] in sources and place not in self._seen
 
     def _promote(self, copy: Row, row: Row) -> None:
         """Give the id of a picture that is no more to a copy of it that still is."""

@@ -87,6 +87,9 @@ def write_preferences(
         parts.append({"file": name, "rows": len(some)})
     if parts:
         write_json(folder / "manifest.json", {"format": 1, "parts": parts})
+        named = {part["file"] for part in parts}
+        for old in [path for path in folder.glob("part-*.parquet") if path.name not in named]:
+            old.unlink()
     elif folder.exists():
         shutil.rmtree(folder)
     return sum(part["rows"] for part in parts)
