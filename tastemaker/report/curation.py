@@ -1,5 +1,6 @@
 """What a run trained on and what its curation left out, in short."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tastemaker.errors import TastemakerError
 from tastemaker.report.curated_step import collection_of
 from tastemaker.report.read import RunFacts, StepFacts
-from tastemaker.report.thumbnails import Thumbnails, by_lot, picture_rows
+from tastemaker.report.thumbnails import Thumbnails, by_lot, picture_rows, rows_with
 from tastemaker.store.catalogue import Catalogue
 from tastemaker.store.selections import read_selection
 
@@ -56,6 +57,8 @@ def curated(run: RunFacts, pages: Mapping[Path, Path]) -> list[Curated]:
         run: the run.
         pages: folder of a step -> its own page.
     """
+    from pyarrow import compute
+
     found = []
     for step in run.of_stage("curate"):
         assert step.manifest is not None
@@ -65,7 +68,7 @@ def curated(run: RunFacts, pages: Mapping[Path, Path]) -> list[Curated]:
         table = _verdicts(step.output("verdicts"))
         if table is None:
             continue
-        dropped = table.filter(_not(table["kept"]))
+        dropped = table.filter(compute.call_function("invert", [table["kept"]]))
         kept = len(table) - len(dropped)
         reasons = _reasons(dropped, collection_of(run, step))
         found.append(Curated(step, len(table), kept, query, reasons, link))
@@ -107,24 +110,17 @@ def _verdicts(path: Path | None) -> "pa.Table | None":
 
 
 def _reasons(dropped: "pa.Table", collection: Path | None) -> tuple[Reason, ...]:
-    import pyarrow.compute as pc
-
-    counts = pc.value_counts(dropped["reason"]).to_pylist()
-    counts.sort(key=lambda entry: (-entry["counts"], entry["values"] or ""))
-    rows = {}
-    for entry in counts[:_MOST_REASONS]:
-        same = dropped.filter(pc.equal(dropped["reason"], entry["values"]))
-        some = set(by_lot(same["id"], _TRIED))
-        mask = pc.is_in(same["id"], value_set=_strings(some))
-        rows[entry["values"]] = sorted(same.filter(mask).to_pylist(), key=lambda row: row["id"])
+    counts = Counter(
+        {entry["values"]: entry["counts"] for entry in dropped["reason"].value_counts().to_pylist()}
+    )
+    rows = {
+        reason: by_lot(rows_with(dropped, "reason", [reason]), _TRIED).to_pylist()
+        for reason, _ in counts.most_common(_MOST_REASONS)
+    }
     pictures = Thumbnails(collection, (row["id"] for own in rows.values() for row in own))
     return tuple(
-        Reason(
-            str(entry["values"]),
-            entry["counts"],
-            _examples(rows.get(entry["values"], []), pictures),
-        )
-        for entry in counts
+        Reason(reason, count, _examples(rows.get(reason, []), pictures))
+        for reason, count in counts.most_common()
     )
 
 
@@ -137,18 +133,6 @@ def _examples(rows: list[dict[str, Any]], pictures: Thumbnails) -> tuple[Thumbna
             caption = f"{row['key']}: got {row['got']}, limit {row['limit']}"
             found.append(Thumbnail(address, caption))
     return tuple(found)
-
-
-def _strings(values: set[str]) -> "pa.Array":
-    import pyarrow as pa
-
-    return pa.array(sorted(values), pa.string())
-
-
-def _not(mask: Any) -> Any:
-    import pyarrow.compute as pc
-
-    return pc.invert(mask)
 
 
 def _digest(text: str) -> bytes:

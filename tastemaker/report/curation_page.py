@@ -219,4 +219,4 @@ def _kept_by_lot(step: Path) -> list[str]:
         table = parquet.read_table(step / "verdicts.parquet", columns=["id", "kept"])
     except (OSError, pa.ArrowException):
         return []
-    return by_lot(table.filter(table["kept"])["id"], _BY_LOT)
+    return by_lot(table.filter(table["kept"]), _BY_LOT)["id"].to_pylist()

@@ -29,24 +29,27 @@ def picture_rows(
     Raises:
         TastemakerError: the collection is damaged.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    wanted = pa.array(list(dict.fromkeys(ids)), pa.string())
     table = catalogue.base_table(list(dict.fromkeys(["id", *names])))
-    table = table.filter(pc.is_in(table["id"], value_set=wanted))
+    table = rows_with(table, "id", ids)
     # Of rows with one id the first is the picture, the others are its copies.
     return {row["id"]: row for row in reversed(table.to_pylist())}
 
 
-def by_lot(ids: "pa.ChunkedArray", count: int) -> list[str]:
-    """Some ids, always the same ones: ids are hashes, so that their order is a lot."""
+def rows_with(table: "pa.Table", column: str, values: Iterable[str]) -> "pa.Table":
+    """The rows whose text in a column is one of the values."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+    from pyarrow import compute
 
-    table = pa.table({"id": ids})
-    places = pc.select_k_unstable(table, k=min(count, len(table)), sort_keys=[("id", "ascending")])
-    return table["id"].take(places).to_pylist()
+    among = compute.SetLookupOptions(value_set=pa.array(dict.fromkeys(values), pa.string()))
+    return table.filter(compute.call_function("is_in", [table[column]], among))
+
+
+def by_lot(table: "pa.Table", count: int) -> "pa.Table":
+    """Some rows by `id`, always the same ones: ids are hashes, so that their order is a lot."""
+    from pyarrow import compute
+
+    options = compute.SelectKOptions(k=min(count, len(table)), sort_keys=[("id", "ascending")])
+    return table.take(compute.call_function("select_k_unstable", [table], options))
 
 
 class Thumbnails:

@@ -120,7 +120,7 @@ def sweep_table(swept: Swept) -> str:
         )
         for point in found.points
     ]
-    if found.today not in (point.threshold for point in found.points):
+    if all(point.threshold != found.today for point in found.points):
         share = percent(found.now / found.count) if found.count else percent(0)
         place = sum(found.today is not None and p.threshold < found.today for p in found.points)
         rows.insert(place, (today, counted(found.now), share, "0", "today"))

@@ -58,10 +58,10 @@ class TextArea(Operation):
     longest_px: int = Field(default=960, ge=64, le=4096)
     """A larger picture is reduced to this longest side first; a smaller one is not enlarged. Ours:
     of 24 drawn marks with letters of 1.1 % of the picture's width, 22 were still read."""
-    least_confidence: float = Field(default=0.8, ge=0, le=1)
-    """Lines that are read less surely do not count. Ours: with these limits none of 40 drawn
-    textures had text, and 5 of 317 emoji of 72 px without writing had; translucent marks are read
-    at 0.97 and more."""
+    least_confidence: float = Field(default=0.9, ge=0, le=1)
+    """Lines that are read less surely do not count. Ours: translucent marks are read at 0.97 and
+    more; of 644 drawings and photographs 19 had text at 0.8, two of them wrongly, and 17 at 0.9,
+    all rightly; none of 40 drawn textures had any."""
     least_area: float = Field(default=0.0005, ge=0, le=1)
     """Lines that cover a smaller share of the picture do not count. Ours: 12x29 of 960x720."""
     least_characters: int = Field(default=2, ge=1)
