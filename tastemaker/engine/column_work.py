@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tastemaker.errors import InputError, PictureError
+from tastemaker.errors import InputError, PictureError, StorageError
 from tastemaker.scorers.operation import Measure, Operation, Subject, Values
 from tastemaker.store.hashing import hash_bytes
 from tastemaker.store.images import load_image, read_picture_file
@@ -124,17 +124,28 @@ def _measure(
         return
     try:
         yield from _checked(operation, measure(subjects), len(subjects))
-    except InputError:
-        raise
-    except Exception:
+    except Exception as error:
+        if _concerns_all(error):
+            raise
         for subject in subjects:
             try:
                 yield from _checked(operation, measure([subject]), 1)
-            except InputError:
-                raise
-            except Exception as error:
-                text = (str(error) or type(error).__name__).splitlines()[0][:300]
-                yield {"error": f"{operation.kind} failed ({type(error).__name__}: {text})"}
+            except Exception as own:
+                if _concerns_all(own):
+                    raise
+                yield {"error": _said(operation, own)}
+
+
+def _concerns_all(error: Exception) -> bool:
+    """Whether other pictures would fail alike: a wrong model, no access to a server, a full disk."""
+    return isinstance(error, InputError | StorageError) and not isinstance(error, PictureError)
+
+
+def _said(operation: Operation, error: Exception) -> str:
+    if isinstance(error, PictureError):
+        return str(error.got)
+    text = (str(error) or type(error).__name__).splitlines()[0][:300]
+    return f"{operation.kind} failed ({type(error).__name__}: {text})"
 
 
 def _checked(operation: Operation, values: list[Values], count: int) -> list[Values]:

@@ -15,7 +15,7 @@ from typing import Any
 from tastemaker.engine.column_work import Opener, Task
 from tastemaker.engine.config import Engine
 from tastemaker.engine.progress import Progress
-from tastemaker.engine.rows import Outcome, run_rows
+from tastemaker.engine.rows import Outcome, RowQuarantined, run_rows
 from tastemaker.errors import InputError
 from tastemaker.models.locate import locate
 from tastemaker.records.image import ImageRecord
@@ -54,11 +54,7 @@ def resolve(operations: Sequence[Operation]) -> list[Column]:
     """
     done: dict[str, Column] = {}
     for operation in _in_order(operations):
-        places = {
-            name: locate(str(reference), kind)  # type: ignore[arg-type]
-            for name, kind in operation.MODELS.items()
-            if (reference := getattr(operation, name)) is not None
-        }
+        places = find_models(operation)
         hashes = {name: hash_model(place) for name, place in places.items()}
         params = operation.params(places, hashes)
         read = {name: done[name] for name in operation.reads}
@@ -69,6 +65,19 @@ def resolve(operations: Sequence[Operation]) -> list[Column]:
         key = ColumnKey(operation.column, operation.VERSION, params)
         done[operation.column] = Column(operation, places, hashes, key)
     return list(done.values())
+
+
+def find_models(operation: Operation) -> dict[str, Path]:
+    """Field of an operation -> where the model that it names lies.
+
+    Raises:
+        MissingModel: it is nowhere.
+    """
+    return {
+        name: locate(str(reference), kind)  # type: ignore[arg-type]
+        for name, kind in operation.MODELS.items()
+        if (reference := getattr(operation, name)) is not None
+    }
 
 
 def fill_columns(
@@ -93,7 +102,7 @@ def fill_columns(
         label: what the progress is called.
 
     Returns:
-        Counts of what was done: `measured`, and `COLUMN: ERROR` by kind of error.
+        Counts of what was done: `measured COLUMN`, and `COLUMN: ERROR` by kind of error.
 
     Raises:
         InputError: an operation cannot work at all (a wrong model, no access to an endpoint).
@@ -104,16 +113,18 @@ def fill_columns(
     total, needed = lacking.count()
     if total:
         opener = Opener(tuple((n, columns[n].operation, columns[n].places) for n in needed))
+        if any(columns[number].places for number in needed):
+            engine = engine.for_models()
         with Progress(step, total, "pictures", label or step.name) as progress:
             # Parts are looked at as they are needed: a million tasks do not fit well in memory.
             sent: deque[tuple[str, list[Task]]] = deque()
             with closing(run_rows(opener, lacking.shards(sent), engine)) as results:
                 for result in results:
                     part, shard = sent.popleft()
+                    _tell_quarantined(step, shard, result.outcomes)
                     found = _values_of(shard, result.outcomes)
                     for number in needed:
                         counts += _write(catalogue, columns[number], part, shard, found, number)
-                    counts["measured"] += len(shard)
                     progress.advance(len(shard))
     for column in columns:
         catalogue.finish_column(column.key, column.operation.FIELDS)
@@ -128,13 +139,25 @@ def _write(
     found: Sequence[Mapping[int, Values]],
     number: int,
 ) -> Counter[str]:
-    """Write one column's values of a shard; gives its errors by kind."""
+    """Write one column's values of a shard; gives their number, and errors by kind."""
     pairs = zip(shard, found, strict=True)
     rows = {task.id: values[number] for task, values in pairs if number in values}
-    if rows:
-        catalogue.write_rows(column.key, part, rows, column.operation.FIELDS)
-    errors = (str(values["error"]) for values in rows.values() if "error" in values)
-    return Counter(f"{column.operation.column}: {error.split(' (')[0]}" for error in errors)
+    if not rows:
+        return Counter()
+    catalogue.write_rows(column.key, part, rows, column.operation.FIELDS)
+    name = column.operation.column
+    errors = [str(values["error"]) for values in rows.values() if "error" in values]
+    counts = Counter(f"{name}: {error.split(' (')[0]}" for error in errors)
+    counts[f"measured {name}"] = len(rows) - len(errors)
+    return counts
+
+
+def _tell_quarantined(
+    step: StepDir, shard: Sequence[Task], outcomes: Sequence[Outcome[Any]]
+) -> None:
+    for task, outcome in zip(shard, outcomes, strict=True):
+        if isinstance(outcome.error, RowQuarantined):
+            step.event("quarantined", picture=task.id, path=task.path, error=str(outcome.error))
 
 
 def pictures_to_do(

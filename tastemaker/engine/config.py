@@ -19,8 +19,9 @@ class Engine(Config):
     `ray://host:10001`."""
     cpus_per_worker: float = Field(default=1, ge=0, allow_inf_nan=False)
     """CPUs that Ray reserves for a worker; with both kinds, most threads of torch in it (ours)."""
-    gpus_per_worker: float = Field(default=0, ge=0, allow_inf_nan=False)
-    """Accelerators that Ray reserves for a worker; with `pool`, above 0: one of all, in turn."""
+    gpus_per_worker: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Accelerators that Ray reserves for a worker; with `pool`, above 0: one of all, in turn.
+    None (ours): 1 where this machine has one and a model is to run on it; 0 with `ray`."""
     row_timeout_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """A worker that needs longer than this times its rows is killed, as if it had died: for
     decoders that hang. Nothing can be killed in this process. None: never (ours)."""
@@ -30,6 +31,19 @@ class Engine(Config):
         if self.address is not None and self.kind != "ray":
             raise ValueError("an address needs kind: ray")
         return self
+
+    @property
+    def gpus(self) -> float:
+        """`gpus_per_worker`, where None is 0."""
+        return self.gpus_per_worker or 0.0
+
+    def for_models(self) -> "Engine":
+        """The same, with an accelerator for each worker if there is one and nothing else is said."""
+        if self.gpus_per_worker is not None or self.kind == "ray":
+            return self
+        import torch
+
+        return self.model_copy(update={"gpus_per_worker": float(torch.cuda.is_available())})
 
 
 IN_PROCESS = Engine()

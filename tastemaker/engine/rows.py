@@ -138,7 +138,7 @@ def _by_crew(
 
 def _devices(engine: Engine) -> list[str]:
     """Where the workers of this machine work, in turn."""
-    if engine.gpus_per_worker <= 0:
+    if engine.gpus <= 0:
         return ["cpu"]
     import torch
 

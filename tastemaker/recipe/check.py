@@ -79,7 +79,7 @@ def _stage(one: PlannedStep, run: RunDir, unfound: bool) -> Iterator[Finding]:
     if check is None:
         return
     try:
-        yield from check(one.step.config, _known_inputs(one, run))
+        yield from check(one.step.config, known_inputs(one, run))
     except InputError as error:
         # A stage that stumbles over an input that is not there says nothing new.
         if not unfound:
@@ -88,7 +88,8 @@ def _stage(one: PlannedStep, run: RunDir, unfound: bool) -> Iterator[Finding]:
         yield Finding(f"recipe.{one.step.name}", str(error), "Correct this first.")
 
 
-def _known_inputs(one: PlannedStep, run: RunDir) -> dict[str, Artefact]:
+def known_inputs(one: PlannedStep, run: RunDir) -> dict[str, Artefact]:
+    """The inputs of a step that are there: from outside, or left by a finished step."""
     known: dict[str, Artefact] = {}
     finished = {step.name: step for step in run.steps()}
     for name, value in one.inputs.items():

@@ -1,7 +1,8 @@
 """The stages by name, loaded when they are asked for.
 
 A stage module has `Config` (a `records.config.Config`), `VERSION: int` and `run`. It may have
-`check(config, inputs)`, which returns findings, and `OUTPUTS`, the kinds of artefacts it can leave.
+`check(config, inputs)`, which returns findings, `preview(config, inputs)`, which says in lines what
+would be done, and `OUTPUTS`, the kinds of artefacts it can leave.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ Check = Callable[..., Sequence[Finding]]
 
 `inputs` lacks what earlier steps have yet to make.
 """
+Preview = Callable[..., Sequence[str]]
+"""`preview(config, inputs: Mapping[str, Artefact]) -> Sequence[str]`; `inputs` as for check."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Stage:
         run: the work.
         check: what can be told before the work; None when there is nothing.
         outputs: kinds of artefacts it can leave; None when it does not say.
+        preview: what would be done, in lines; None when there is nothing to tell.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Stage:
     run: Run
     check: Check | None = None
     outputs: tuple[str, ...] | None = None
+    preview: Preview | None = None
 
 
 StageTable = Mapping[str, "str | Stage"]
@@ -90,4 +95,5 @@ def load_stage(name: str, table: StageTable, where: str = "stage") -> Stage:
         module.run,
         getattr(module, "check", None),
         getattr(module, "OUTPUTS", None),
+        getattr(module, "preview", None),
     )

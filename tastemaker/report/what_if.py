@@ -188,13 +188,16 @@ def _bench_of(curated: CuratedStep) -> "tuple[Bench, str]":
 def _config(curated: CuratedStep, kind: Any) -> Any:
     """The step's configuration as the run's resolved recipe has it."""
     told: Mapping[str, Any] = curated.step.config
-    values = {key: value for key, value in told.items() if key in kind.model_fields}
-    config, problems = build_config(kind, values, lambda path: ".".join(map(str, path)))
-    if config is None or not told:
-        raise InputError(
-            curated.step.path,
-            problems[0] if problems else "a step that its run's recipe does not have any more",
-            "a step of the run's last recipe",
-            "Run `tastemaker curate` again.",
-        )
-    return config
+    wrong = "a step that its run's recipe does not have any more"
+    if told:
+        values = {key: value for key, value in told.items() if key in kind.model_fields}
+        config, problems = build_config(kind, values, lambda path: ".".join(map(str, path)))
+        if config is not None:
+            return config
+        wrong = f"{problems[0].where}: {problems[0].got}"
+    raise InputError(
+        curated.step.path,
+        wrong,
+        "a curate step of the run's last recipe",
+        "Run `tastemaker curate` again.",
+    )

@@ -230,7 +230,8 @@ def figure(number: float | None) -> str:
     if number is None or not math.isfinite(number):
         return "–"
     if number and not 1e-4 <= abs(number) < 1e9:
-        return f"{number:.2e}".replace("-", _MINUS)
+        mantissa, exponent = f"{number:.2e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}".replace("-", _MINUS)
     places = 0 if abs(number) >= 1000 or number == round(number) else None
     if places is None:
         places = max(0, 3 - math.floor(math.log10(abs(number))))

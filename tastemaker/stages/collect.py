@@ -82,6 +82,13 @@ def check(config: Config, inputs: Mapping[str, Artefact]) -> list[Finding]:
     return findings
 
 
+def preview(config: Config, inputs: Mapping[str, Artefact]) -> list[str]:
+    """How many pictures each source has."""
+    return [
+        f"{source.spec}: {_counted(source, config)} pictures" for source in _sources(config, inputs)
+    ]
+
+
 def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manifest:
     """Write `collection/`; what is there already and has not changed is not read again.
 

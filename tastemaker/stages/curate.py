@@ -1,7 +1,7 @@
 """Stage: measure pictures, judge them by rules, and freeze a selection that one can defend."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -22,7 +22,7 @@ from tastemaker.curation.rules import (
     describe_rules,
     needed_measures,
 )
-from tastemaker.engine.columns import Column, resolve
+from tastemaker.engine.columns import Column, find_models, pictures_to_do, resolve
 from tastemaker.engine.config import Engine
 from tastemaker.engine.curation_summary import shown_addresses, summarise
 from tastemaker.engine.judging import Bench, Measuring, Verdicts, judge
@@ -112,14 +112,45 @@ class Config(BaseConfig):
 
 
 def check(config: Config, inputs: Mapping[str, Artefact]) -> list[Finding]:
-    """Models that are nowhere, columns that no rule can ask for, wrong SQL."""
+    """Models and packages that are nowhere, columns that no rule can ask for, wrong SQL."""
     place = inputs.get("collection")
     catalogue = None if place is None else Catalogue(Path(place.path))
-    try:
+    findings = [
+        finding for one in operations(config) for finding in _findings(lambda one=one: _try(one))
+    ]
+
+    def whole() -> None:
         columns = resolve(operations(config))
         check_rules(config.rules, _known(catalogue, columns, config))
         if catalogue is not None:
             _check_sql(config, catalogue, columns)
+
+    # Without its models an operation has no column, so rules can say nothing of it yet.
+    return findings or _findings(whole)
+
+
+def preview(config: Config, inputs: Mapping[str, Artefact]) -> list[str]:
+    """What would be measured, for a collection that is there."""
+    if "collection" not in inputs:
+        return []
+    bench, scope = open_bench(config, inputs)
+    wanted = bench.kept_by(scope)
+    to_do = pictures_to_do(bench.catalogue, bench.columns, wanted)
+    said = [f"{len(wanted)} pictures in question, {len(config.rules)} rules"]
+    said += [f"{name}: {count} pictures to measure" for name, count in to_do.items()]
+    if config.measure == "survivors":
+        said.append("fewer, where earlier rules drop some (measure: survivors)")
+    return said
+
+
+def _try(operation: Operation) -> None:
+    places = find_models(operation)
+    operation.params(places, dict.fromkeys(places, ""))
+
+
+def _findings(attempt: Callable[[], None]) -> list[Finding]:
+    try:
+        attempt()
     except InputError as error:
         problem = f"got {error.got}; expected {error.expected}"
         return [Finding(str(error.where), problem, error.todo)]
