@@ -257,6 +257,7 @@ def test_the_report_of_the_run_leads_there(step: Path) -> None:
     assert (run / link).resolve() == (step / "curation.html").resolve()
     kept = summary_of(step)["kept"]
     assert f"{kept} of 34 pictures were kept." in report.read_text()
+    assert f"<title>{kept} of 34 pictures kept. (judged)</title>" in report.read_text()
     # Without figures, as from older versions, there is no page and no link.
     (step / "curation.html").unlink()
     (step / "curation.json").write_text("{broken")

@@ -38,7 +38,7 @@ class Engine(Config):
         return self.gpus_per_worker or 0.0
 
     def for_models(self) -> "Engine":
-        """The same, with an accelerator for each worker if there is one and nothing else is said."""
+        """The same with an accelerator for each worker, if there is one and nothing is said."""
         if self.gpus_per_worker is not None or self.kind == "ray":
             return self
         import torch

@@ -127,9 +127,15 @@ def _without_evaluation(run: RunFacts) -> words.Verdict:
     fits = [t for t in run.of_stage("fit", "fit_image_text", "fit_autoencoder") if t.manifest]
     if not fits or fits[-1].manifest is None:
         unfinished = [step.name for step in run.steps if step.manifest is None]
-        head = "This run has trained and compared nothing yet."
         details = (f"Not finished: {', '.join(unfinished)}.",) if unfinished else ()
-        return words.Verdict("unclear", head, "No result", details)
+        chosen = [s.manifest.counts for s in run.of_stage("curate") if s.manifest]
+        if not chosen or "kept" not in chosen[-1]:
+            head = "This run has trained and compared nothing yet."
+            return words.Verdict("unclear", head, "No result", details)
+        kept, total = chosen[-1]["kept"], chosen[-1].get("pictures", 0)
+        head = f"{words.counted(kept)} of {words.several(total, 'picture')} kept."
+        sentence = "This run has trained and compared nothing yet."
+        return words.Verdict("unclear", head, sentence, details)
     last = fits[-1].manifest
     images = words.counted(last.counts.get("images", 0))
     head = f"Trained on {images} images in {words.lasting(last.seconds)}."

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from tastemaker.errors import CorruptFile
 from tastemaker.records.preference import Preference
 from tastemaker.store.atomic import atomic_file, write_json
+from tastemaker.store.catalogue_rows import array_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -133,8 +134,10 @@ def _write(path: Path, rows: list[StoredPreference]) -> None:
         }
         for row in rows
     ]
+    schema = _schema()
+    columns = [array_of([line[field.name] for line in lines], field.type) for field in schema]
     with atomic_file(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(lines, _schema()), temporary, compression="zstd")
+        pq.write_table(pa.Table.from_arrays(columns, schema=schema), temporary, compression="zstd")
 
 
 def _stored(values: dict) -> StoredPreference:
