@@ -43,7 +43,7 @@ def single_step(
     places = [word for word in words if not _is_pair(word)]
     given = {pair.partition("=")[0].strip() for pair in pairs}
     inputs = load_stage(stage, stages).config
-    step.update(_placed(stage, inputs, places, given | set(step)))
+    step.update(_placed(stage, inputs, places, given, set(step)))
     whole = {"seed", *document.get("arguments", {})}
     overrides = [
         pair if pair.partition("=")[0] in whole else f"{step['name']}.{pair}" for pair in pairs
@@ -57,9 +57,16 @@ def _is_pair(word: str) -> bool:
     return bool(equals) and key.replace(".", "").replace("_", "").isalnum() and key[0] != "."
 
 
-def _placed(stage: str, config: Any, places: list[str], given: set[str]) -> dict[str, Any]:
-    """Input field -> place or places."""
-    free = {field: kinds for field, kinds in config.inputs.items() if field not in given}
+def _placed(
+    stage: str, config: Any, places: list[str], typed: set[str], in_recipe: set[str]
+) -> dict[str, Any]:
+    """Input field -> place or places; a required input that the recipe names gives way to one."""
+    free = {
+        field: kinds
+        for field, kinds in config.inputs.items()
+        if field not in typed
+        and (field not in in_recipe or config.model_fields[field].is_required())
+    }
     lists = [field for field in free if _is_list(config.model_fields[field].annotation)]
     if not places:
         return {}

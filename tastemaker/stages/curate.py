@@ -1,6 +1,7 @@
 """Stage: measure pictures, judge them by rules, and freeze a selection that one can defend."""
 
 from collections import Counter
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -190,7 +191,12 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
             **dropped,
             **dict(sorted(measured.items())),
         },
-        results={"query": selection.query, "hash": selection.hash},
+        results={
+            "query": selection.query,
+            "hash": selection.hash,
+            # For reports: a run may be read from another folder than the one it was made in.
+            "collection": os.path.relpath(bench.catalogue.path, step.path),
+        },
     )
 
 
