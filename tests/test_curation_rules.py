@@ -120,6 +120,8 @@ def test_sql_keeps_what_is_true():
     sql = rule(rule="sql", where=where)
     assert sql.columns() == (f"sql:{where}",)
     assert sql.measured() == ("pixels", "ocr")
+    joined = rule(rule="sql", where="text_area_share < 0.1 and short_side > 3 and nsfw.score < 1")
+    assert joined.measured() == ("nsfw", "text", "text_area"), "either may be the column"
     known = Facts(["a", "b"], {f"sql:{where}": np.array([True, False])})
     (drop,) = drops(sql, known).values()
     assert (drop.got, drop.limit) == ("not true", where)

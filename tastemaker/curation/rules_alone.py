@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 from pydantic import Field, FiniteFloat, model_validator
 
-from tastemaker.curation.facts import Facts, Kind, check_column
+from tastemaker.curation.facts import BUILT_IN, Facts, Kind, check_column
 from tastemaker.curation.judgement import (
     KEPT,
     SQL,
@@ -190,8 +190,13 @@ class Sql(Rule):
         return (f"{SQL}{self.where}",)
 
     def measured(self) -> tuple[str, ...]:
-        """See `Rule`; all names before a dot, which need not all be columns."""
-        return measured_columns(re.findall(r"[A-Za-z_]\w*\.[A-Za-z_]\w*", _unquoted(self.where)))
+        """See `Rule`; all that comes before a dot or underscore, which need not be a column."""
+        text = _unquoted(self.where)
+        dotted = re.findall(r"[A-Za-z_]\w*\.[A-Za-z_]\w*", text)
+        # `pixels_sharpness` is another name of `pixels.sharpness`, and names have underscores, too.
+        words = [word for word in re.findall(r"[A-Za-z]\w*", text) if word not in BUILT_IN]
+        joined = [f"{word[: at.start()]}." for word in words for at in re.finditer("_", word)]
+        return measured_columns([*dotted, *joined])
 
     @property
     def label(self) -> str:

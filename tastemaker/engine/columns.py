@@ -4,7 +4,7 @@ Every finished shard is written at once, so a killed pass loses at most the shar
 the next one goes on with the rows that have no value yet.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -115,12 +115,15 @@ def fill_columns(
         opener = Opener(tuple((n, columns[n].operation, columns[n].places) for n in needed))
         if any(columns[number].places for number in needed):
             engine = engine.for_models()
-        with Progress(step, total, "pictures", label or step.name) as progress:
+        name = label or step.name
+        with Progress(step, total, "pictures", name, in_portions=True) as progress:
             # Parts are looked at as they are needed: a million tasks do not fit well in memory.
-            sent: deque[tuple[str, list[Task]]] = deque()
-            with closing(run_rows(opener, lacking.shards(sent), engine)) as results:
+            sent: dict[int, tuple[str, list[Task]]] = {}
+            shards = lacking.shards(sent)
+            # In any order: where a shard's values go does not depend on it.
+            with closing(run_rows(opener, shards, engine, ordered=False)) as results:
                 for result in results:
-                    part, shard = sent.popleft()
+                    part, shard = sent.pop(result.index)
                     _tell_quarantined(step, shard, result.outcomes)
                     found = _values_of(shard, result.outcomes)
                     for number in needed:
@@ -191,12 +194,14 @@ class _Lacking:
             needed |= {number for number, ids in enumerate(missing) if ids}
         return total, sorted(needed)
 
-    def shards(self, sent: deque[tuple[str, list[Task]]]) -> Iterator[list[Task]]:
-        """Shards in order; each is noted with its part in `sent`."""
+    def shards(self, sent: dict[int, tuple[str, list[Task]]]) -> Iterator[list[Task]]:
+        """Shards in order; each is noted with its part in `sent`, by its number."""
+        number = 0
         for part in self.catalogue.parts():
             tasks = self._tasks(part)
             while shard := list(islice(tasks, SHARD_ROWS)):
-                sent.append((part, shard))
+                sent[number] = (part, shard)
+                number += 1
                 yield shard
 
     def _missing(self, part: str) -> list[frozenset[str]]:

@@ -77,9 +77,15 @@ def summarise(bench: Bench, verdicts: Verdicts, buckets: Mapping[str, Any]) -> d
 
 
 def _alone(funnel: Funnel, rule: int, readable: np.ndarray) -> int | None:
-    """How many readable pictures the rule would drop if it were the only one."""
-    failed = funnel.failed[rule]
-    return None if failed is None else int((failed & readable).sum())
+    """How many readable pictures the rule would drop if it were the only one.
+
+    Pictures whose number was not measured, since an earlier rule dropped them, do not count.
+    """
+    failed, margin = funnel.failed[rule], funnel.judgements[rule].margin
+    if failed is None:
+        return None
+    known = readable if margin is None else readable & np.isfinite(margin)
+    return int((failed & known).sum())
 
 
 def _column(bench: Bench, column: Column) -> dict[str, Any]:

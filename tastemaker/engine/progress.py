@@ -29,6 +29,8 @@ class Progress:
         done: how many units an earlier attempt has done.
         stream: where to write; by default stderr.
         clock: seconds from anywhere, for tests.
+        in_portions: whether units come in large portions, so that the time before the first ones
+            counts; else it is taken for loading.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Progress:
         done: int = 0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        in_portions: bool = False,
     ) -> None:
         self.total, self.unit, self.label, self.done = total, unit, label or step.name, done
         self._step, self._clock, self._figures = step, clock, {}
@@ -48,7 +51,7 @@ class Progress:
         self._marks: deque[tuple[float, int]] = deque()
         self._line_at = self._event_at = 0.0
         self._said = ""
-        self._moving = False
+        self._moving = in_portions
         self._bar: Any = None
 
     def __enter__(self) -> "Progress":

@@ -266,7 +266,7 @@ class _Loading:
 
             def place(path: KeyPath, step: str = name) -> str:
                 dotted = ".".join(str(part) for part in path)
-                if origin_of(origins[step], dotted).kind == "command line":
+                if _is_typed(origins[step], dotted):
                     return f"recipe.{step}.{dotted} (command line)"
                 return self._step_where(step, path)
 
@@ -289,6 +289,12 @@ class _Loading:
                     "step.key of a value in this recipe",
                     did_you_mean(path, known, "Correct it: a citation must belong to a value."),
                 )
+
+
+def _is_typed(origins: Mapping[str, Origin], path: str) -> bool:
+    """Whether a value comes from the command line; of one with parts, whether all of them do."""
+    below = [origin for key, origin in origins.items() if key.startswith(f"{path}.")]
+    return all(o.kind == "command line" for o in below or [origin_of(origins, path)])
 
 
 def leaf_paths(values: Mapping[str, Any], prefix: str = "") -> list[str]:

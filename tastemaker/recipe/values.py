@@ -15,6 +15,9 @@ C = TypeVar("C", bound=BaseModel)
 
 _ONE_FOR_MANY = {"tuple_type", "list_type", "set_type", "frozen_set_type"}
 
+_PLAIN = {"an object": "keys and values", "a valid array": "a list", "a valid string": "text"}
+"""Words of JSON, as people who write YAML call them."""
+
 
 def build_config(
     cls: type[C], values: Mapping[str, Any], where: Callable[[Path], str]
@@ -79,7 +82,7 @@ def _with_lists(values: Mapping[str, Any], error: ValidationError) -> dict[str, 
     changed = json.loads(json.dumps(values))
     for detail in error.errors():
         path, holder = detail["loc"], changed
-        if detail["type"] not in _ONE_FOR_MANY or isinstance(detail["input"], dict | list):
+        if detail["type"] not in _ONE_FOR_MANY or isinstance(detail["input"], list):
             continue
         for part in path[:-1]:
             holder = holder.get(part) if isinstance(holder, dict) else None
@@ -131,6 +134,7 @@ def _expected(detail: Any) -> str:
     message: str = detail["msg"]
     for start in ("Input should be ", "Value error, ", "Input "):
         message = message.removeprefix(start)
+    message = _PLAIN.get(message, message)
     return f"a number {message}" if message.startswith(("greater", "less")) else message
 
 

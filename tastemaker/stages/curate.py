@@ -4,7 +4,7 @@ from collections import Counter
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -122,9 +122,7 @@ def check(config: Config, inputs: Mapping[str, Artefact]) -> list[Finding]:
 
     def whole() -> None:
         columns = resolve(operations(config))
-        check_rules(config.rules, _known(catalogue, columns, config))
-        if catalogue is not None:
-            _check_sql(config, catalogue, columns)
+        _check_rules(config, catalogue, columns)
 
     # Without its models an operation has no column, so rules can say nothing of it yet.
     return findings or _findings(whole)
@@ -161,7 +159,7 @@ def _findings(attempt: Callable[[], None]) -> list[Finding]:
 def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manifest:
     """Measure what is not measured yet; write verdicts, selection and what the report shows."""
     bench, scope = open_bench(config, inputs)
-    check_rules(config.rules, _known(bench.catalogue, bench.columns, config))
+    _check_rules(config, bench.catalogue, bench.columns)
     measured = bench.measure(
         step, config.engine, scope=scope, which=config.measure, again=config.retry_errors
     )
@@ -203,6 +201,8 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
 def open_bench(config: Config, inputs: Mapping[str, Artefact]) -> tuple[Bench, int]:
     """The collection with its rules, and how many of the first rules say what is judged at all."""
     catalogue = Catalogue(Path(inputs["collection"].path))
+    if not catalogue.parts():
+        next(catalogue.records())  # says what to do
     flags: dict[str, frozenset[str]] = {}
     scope: list[Rule] = [Readable()]
     if "within" in inputs:
@@ -231,7 +231,8 @@ def operations(config: Config) -> list[Operation]:
 
 def _known(catalogue: Catalogue | None, columns: Sequence[Column], config: Config) -> dict:
     fields = {column.operation.column: column.operation.FIELDS for column in columns}
-    known = known_addresses(catalogue, fields)
+    # Pixels are measured whenever a rule asks for them.
+    known = known_addresses(catalogue, {Pixels().column: Pixels.FIELDS} | fields)
     # Which attributes there are is not known before pictures are collected, and the default
     # rules are for collections with styles and without.
     rules = config.rules if catalogue is None else DEFAULT_RULES
@@ -239,12 +240,43 @@ def _known(catalogue: Catalogue | None, columns: Sequence[Column], config: Confi
     return {a: "text" for a in asked if a.startswith("attribute.")} | known
 
 
-def _check_sql(config: Config, catalogue: Catalogue, columns: Sequence[Column]) -> None:
-    """Evaluate SQL rules on what is there, when all that they name has been measured before."""
-    done = {c.operation.column: c.key for c in columns if catalogue.is_finished(c.key)}
+def _check_rules(config: Config, catalogue: Catalogue | None, columns: Sequence[Column]) -> None:
+    """All that can be said of the rules before anything is measured.
+
+    Raises:
+        InputError: a rule asks for what nothing fills, or its SQL is wrong.
+    """
+    fields = {column.operation.column: column.operation.FIELDS for column in columns}
     for rule in config.rules:
-        if isinstance(rule, Sql) and set(rule.measured()) <= set(done):
-            catalogue.boolean_column(rule.where, done)
+        if isinstance(rule, Sql):
+            Catalogue.check_boolean(rule.where, fields)
+            continue
+        for name in set(rule.measured()) & set(_kinds()) - set(fields):
+            raise InputError(
+                f"rule '{rule.label}'",
+                f"the column '{name}', which nothing fills",
+                "an operation that fills it",
+                f"Add {{kind: {name}}} to `columns`: one that is done already costs nothing.",
+            )
+        if isinstance(rule, Duplicates) and not _looked_at(rule) <= set(fields.get(rule.source, ())):
+            raise InputError(
+                f"rule '{rule.label}'",
+                f"the column '{rule.source}'",
+                f"a column with {', '.join(sorted(_looked_at(rule)))}",
+                "Name the column that `kind: "
+                f"{'pixels' if rule.by == 'look' else 'embedding'}` fills.",
+            )
+    check_rules(config.rules, _known(catalogue, columns, config))
+
+
+def _looked_at(rule: Duplicates) -> set[str]:
+    """Fields that the search for duplicates reads."""
+    return {"vector"} if rule.by == "embedding" else {"phash", "phash_mirror", "colours"}
+
+
+def _kinds() -> list[str]:
+    """Every kind of operation."""
+    return [kind.model_fields["kind"].default for kind in get_args(get_args(AnyOperation)[0])]
 
 
 def _nothing(bench: Bench, verdicts: Verdicts) -> InputError:

@@ -257,6 +257,20 @@ class Catalogue:
         ids = self.base_table(["id"])["id"]
         return evaluate(expression, self._visible(columns), ids, threads)
 
+    @staticmethod
+    def check_boolean(expression: str, columns: Mapping[str, Fields]) -> None:
+        """Check an expression for `boolean_column` without any picture.
+
+        Args:
+            expression: the SQL.
+            columns: name of a view -> fields of that column.
+
+        Raises:
+            InputError: as of `boolean_column`.
+        """
+        views = tuple(ColumnView(name, (), fields, False) for name, fields in columns.items())
+        evaluate(expression, Files((), views), table_of([])["id"], threads=1)
+
     def _files(self, column: ColumnKey) -> ColumnFiles:
         return ColumnFiles(self.column_path(column), self._base, self._footers)
 
