@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from tastemaker.errors import InputError, TastemakerError
@@ -78,14 +79,18 @@ def _stage(one: PlannedStep, run: RunDir, unfound: bool) -> Iterator[Finding]:
     check = one.step.stage.check
     if check is None:
         return
+    place = f"recipe.{one.step.name}"
     try:
-        yield from check(one.step.config, known_inputs(one, run))
+        for finding in check(one.step.config, known_inputs(one, run)):
+            # Two steps may lack the same model: a place without its step is none.
+            own = finding.where.startswith(place)
+            yield finding if own else replace(finding, where=f"{place}: {finding.where}")
     except InputError as error:
         # A stage that stumbles over an input that is not there says nothing new.
         if not unfound:
-            yield _finding(f"recipe.{one.step.name}", error)
+            yield _finding(place, error)
     except TastemakerError as error:
-        yield Finding(f"recipe.{one.step.name}", str(error), "Correct this first.")
+        yield Finding(place, str(error), "Correct this first.")
 
 
 def known_inputs(one: PlannedStep, run: RunDir) -> dict[str, Artefact]:

@@ -16,6 +16,24 @@ def packaged_recipes() -> dict[str, Path]:
     }
 
 
+def read_recipe(path: Path) -> str:
+    """The text of a recipe's file.
+
+    Raises:
+        RecipeError: it cannot be read, or is no UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(
+            path, f"{error.strerror}", "a file that can be read", "Check its permissions."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            path, "bytes that are no UTF-8", "a text file", "Save it again."
+        ) from error
+
+
 def find_recipe(reference: str) -> Path:
     """The file of a recipe: a path, or the name of a packaged one.
 

@@ -44,6 +44,7 @@ def find_input(reference: Reference, steps: list[str], contents: ContentKeys) ->
         return _model(value, kind, contents)
     if path.exists():
         kind = reference.kinds[0]
+        _check_collection(path.resolve(), reference)
         return Artefact(kind, path.resolve(), hash_json([kind, contents.key(path.resolve())]))
     earlier = ", ".join(steps) or "there is none"
     raise RecipeError(
@@ -84,6 +85,17 @@ def _output_at(path: Path, reference: Reference) -> Artefact | None:
         if manifest is not None and manifest.outputs.get(kind) == path.name:
             return StepDir(path.parent).output(kind)
     return None
+
+
+def _check_collection(path: Path, reference: Reference) -> None:
+    """A folder of pictures is easily taken for the collection that is made from it."""
+    if reference.kinds == ("collection",) and not (path / "catalog").is_dir():
+        raise RecipeError(
+            reference.where,
+            f"{path}, which holds no catalogue",
+            "a collection, or the run folder that holds one",
+            "Make one first: tastemaker collect PICTURES -o RUN; then name RUN.",
+        )
 
 
 def _model_kind(reference: Reference) -> str | None:

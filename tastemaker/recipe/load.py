@@ -7,7 +7,7 @@ from typing import Any
 
 from tastemaker import __version__
 from tastemaker.errors import RecipeError
-from tastemaker.recipe.find import find_recipe
+from tastemaker.recipe.find import find_recipe, read_recipe
 from tastemaker.recipe.names import did_you_mean, one_of
 from tastemaker.recipe.overrides import override_step, split_pair
 from tastemaker.recipe.references import check_references
@@ -37,13 +37,7 @@ def load_recipe(
         RecipeError: the first thing that is wrong; all others are its notes.
     """
     path = find_recipe(reference)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RecipeError(
-            path, "bytes that are no UTF-8", "a text file", "Save it again."
-        ) from error
-    return parse_recipe(text, str(path), overrides, stages=stages)
+    return parse_recipe(read_recipe(path), str(path), overrides, stages=stages)
 
 
 def parse_recipe(
@@ -57,7 +51,14 @@ def parse_recipe(
         overrides: `key=value`, in order.
         stages: the stages that steps may run.
     """
-    return _Loading(parse_yaml(text, Path(source).name), stages).recipe(source, overrides)
+    return resolve_recipe(parse_yaml(text, Path(source).name), source, overrides, stages=stages)
+
+
+def resolve_recipe(
+    yaml: YamlText, source: str, overrides: Sequence[str] = (), *, stages: StageTable = STAGES
+) -> Recipe:
+    """Resolve the values of a recipe; see `parse_recipe`."""
+    return _Loading(yaml, stages).recipe(source, overrides)
 
 
 def resolved_text(recipe: Recipe) -> str:

@@ -1,16 +1,17 @@
 """A recipe of one step, from a command line or from the step of another recipe."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 from tastemaker.errors import RecipeError
-from tastemaker.recipe.find import find_recipe
-from tastemaker.recipe.load import parse_recipe
+from tastemaker.recipe.find import find_recipe, read_recipe
+from tastemaker.recipe.load import resolve_recipe
 from tastemaker.recipe.names import one_of
 from tastemaker.recipe.schema import STEP_KEYS, Recipe
 from tastemaker.recipe.stages import STAGES, StageTable, load_stage
-from tastemaker.recipe.yaml_text import dump_yaml, parse_yaml
+from tastemaker.recipe.yaml_text import YamlText, dump_yaml, parse_yaml
+
+_SOURCE = "command line"
 
 
 def single_step(
@@ -35,20 +36,22 @@ def single_step(
     Raises:
         RecipeError: something does not fit.
     """
-    document: dict[str, Any] = {"name": stage, "steps": [{"name": stage, "stage": stage}]}
+    yaml = YamlText({"name": stage, "steps": [{"name": stage, "stage": stage}]}, {}, _SOURCE)
     if taken_from is not None:
-        document = _document_from(taken_from, stage)
+        yaml = _taken_from(taken_from, stage)
+    document = yaml.value
     step = document["steps"][0]
     pairs = [word for word in words if _is_pair(word)]
     places = [word for word in words if not _is_pair(word)]
     given = {pair.partition("=")[0].strip() for pair in pairs}
     inputs = load_stage(stage, stages).config
     step.update(_placed(stage, inputs, places, given, set(step)))
+    _check_inputs(stage, step["name"], inputs, given | set(step))
     whole = {"seed", *document.get("arguments", {})}
     overrides = [
         pair if pair.partition("=")[0] in whole else f"{step['name']}.{pair}" for pair in pairs
     ]
-    return parse_recipe(dump_yaml(document), "command line", overrides, stages=stages)
+    return resolve_recipe(yaml, _SOURCE, overrides, stages=stages)
 
 
 def _is_pair(word: str) -> bool:
@@ -86,14 +89,29 @@ def _placed(
     return dict(zip(free, places, strict=False))
 
 
+def _check_inputs(stage: str, step: str, config: Any, given: set[str]) -> None:
+    needed = [name for name in config.inputs if config.model_fields[name].is_required()]
+    lacking = [name for name in needed if name not in given]
+    if lacking:
+        kinds = config.inputs[lacking[0]].replace("|", " or ")
+        raise RecipeError(
+            f"recipe.{step}.{lacking[0]} (command line)",
+            "nothing",
+            f"a place of {kinds}",
+            f"Write tastemaker {stage} PLACE, or {' and '.join(f'{n}=PLACE' for n in lacking)}.",
+        )
+
+
 def _is_list(annotation: Any) -> bool:
     text = str(annotation)
     return text.startswith(("tuple[", "list[")) or any(_is_list(a) for a in get_args(annotation))
 
 
-def _document_from(reference: str, stage: str) -> dict[str, Any]:
+def _taken_from(reference: str, stage: str) -> YamlText:
+    """A recipe's step of this stage as a recipe of its own, with the lines of its file."""
     path = find_recipe(reference)
-    value = parse_yaml(Path(path).read_text(encoding="utf-8"), path.name).value
+    yaml = parse_yaml(read_recipe(path), path.name)
+    value = yaml.value
     steps = value.get("steps") if isinstance(value, dict) else None
     steps = [step for step in steps or [] if isinstance(step, dict)]
     fitting = [step for step in steps if step.get("stage") == stage]
@@ -121,4 +139,11 @@ def _document_from(reference: str, stage: str) -> dict[str, Any]:
         if path.startswith(f"{step['name']}.")
     }
     kept = {key: value[key] for key in ("name", "about", "seed") if key in value}
-    return {**kept, "arguments": arguments, "steps": [step], "stated": stated}
+    document = {**kept, "arguments": arguments, "steps": [step], "stated": stated}
+    own = ("steps", value["steps"].index(fitting[0]))
+    lines = {
+        ("steps", 0, *place[2:]) if place[:2] == own else place: line
+        for place, line in yaml.lines.items()
+        if place[:1] != ("steps",) or len(place) == 1 or place[:2] == own
+    }
+    return YamlText(document, lines, yaml.name)
