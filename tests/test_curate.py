@@ -112,7 +112,8 @@ def test_some_of_the_collection(work):
     assert work.kept() == GOOD
     assert chosen.counts["dropped: not wanted: folder"] == 5
     assert set(work.decoded) == GOOD, "nothing else is measured"
-    assert chosen.results["hash"] == work(where={"folder": ["good", "nowhere"]}).results["hash"]
+    assert chosen.results["hash"] == work(where={"folder": ["good"]}).results["hash"]
+    assert chosen.results["hash"] != work(where={"folder": ["good", "x"]}).results["hash"]
     first = work(limit=3, rules=[])
     assert first.counts["kept"] == first.counts["pictures"] - sum(
         n for name, n in first.counts.items() if name.startswith("dropped")
@@ -240,7 +241,7 @@ def test_latents_have_no_pixels_and_break_nothing(pictures, tmp_path, monkeypatc
     work(rules=[*sizes, {"rule": "duplicates"}])
     assert work.kept() == {name}
     summary = json.loads((work.step.path / "curation.json").read_text())
-    assert {"value": "bigASP latent v2", "kept": 1, "dropped": 0} in summary["formats"]
+    assert {"name": "bigASP latent v2", "kept": 1, "dropped": 0} in summary["formats"]
 
 
 def test_a_kill_while_measuring_keeps_what_is_done(work, monkeypatch):

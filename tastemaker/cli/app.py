@@ -30,6 +30,12 @@ from tastemaker.errors import InputError, TastemakerError
 if TYPE_CHECKING:
     from tastemaker.recipe.stages import Stage
 
+
+def _flowing(text: str) -> str:
+    """Paragraphs as single lines: the terminal breaks them where it ends."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n")).strip()
+
+
 app = typer.Typer(
     help="Teach a text-to-image model your taste, and prove that it learned it.",
     epilog="Start with: tastemaker run tiny/demo. Exit codes: 0 done, 1 the work failed, "
@@ -56,7 +62,7 @@ for _verbs, _panel in (
     ((doctor.doctor, schema.schema), "Help"),
 ):
     for _verb in _verbs:
-        app.command(rich_help_panel=_panel)(_verb)
+        app.command(rich_help_panel=_panel, help=_flowing(_verb.__doc__ or ""))(_verb)
 
 
 def _show_version(wanted: bool) -> None:

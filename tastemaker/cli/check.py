@@ -35,5 +35,7 @@ def check(
         for finding in findings:
             say_finding(session, finding)
         ready = "is not ready to run" if fatal else "is ready to run"
-        session.say(f"{resolved.name} {ready}: {len(resolved.steps)} steps checked.")
+        count = len(resolved.steps)
+        steps = "1 step" if count == 1 else f"{count} steps"
+        session.say(f"{resolved.name} {ready}: {steps} checked.")
     return 2 if fatal else 0

@@ -9,7 +9,7 @@ from tastemaker.cli.options import (
     Json,
     Limit,
     Out,
-    Words,
+    Sources,
     Workers,
     engine_words,
 )
@@ -18,7 +18,7 @@ from tastemaker.cli.stage import run_stage
 
 def collect(
     context: typer.Context,
-    words: Words = None,
+    words: Sources = None,
     out: Out = None,
     recipe: FromRecipe = None,
     engine: EngineKind = None,
@@ -29,9 +29,11 @@ def collect(
 ) -> None:
     """Gather pictures and what is known of them into a collection.
 
-    Inputs are folders of pictures with captions beside them, metadata.jsonl or .csv, kohya's
-    folders, Parquet files, webdataset tars, Pick-a-Pic, or demo:openmoji; told by their content:
-    tastemaker collect PICTURES -o RUN. Done again, it reads only what is new or has changed.
+    Sources are folders of pictures with captions beside them, metadata.jsonl or .csv, kohya's
+    folders, Parquet files, webdataset tars, Pick-a-Pic, or demo:openmoji; told by their content.
+
+    For example: tastemaker collect PICTURES -o RUN. Done again, it reads only what is new or has
+    changed. The last line is the path of the step's folder.
     """
     words = [*(words or ()), *engine_words(engine, workers, limit)]
     run_stage(context, "collect", words, out=out, recipe=recipe, dry_run=dry_run, as_json=as_json)

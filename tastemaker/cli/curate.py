@@ -1,18 +1,19 @@
 """`tastemaker curate`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tastemaker.cli.options import (
+    Collection,
     DryRun,
     EngineKind,
     FromRecipe,
     Json,
     Limit,
     Out,
-    Words,
     Workers,
     engine_words,
 )
@@ -22,7 +23,7 @@ from tastemaker.cli.stage import run_stage
 
 def curate(
     context: typer.Context,
-    words: Words = None,
+    words: Collection = None,
     out: Out = None,
     recipe: FromRecipe = None,
     what_if: Annotated[
@@ -41,10 +42,14 @@ def curate(
 ) -> None:
     """Measure a collection, judge it by rules and freeze a selection; every drop has a verdict.
 
-    The input is a collection or the run folder that holds one: tastemaker curate RUN -r RECIPE.
-    The last lines are the paths of the report and of the step's folder. For example,
-    --what-if sharpness=20:60 tells how many pictures other thresholds would leave.
+    For example: tastemaker curate RUN -o RUN -r my_rules.yaml, or with the rules as text. A second
+    input is an earlier selection: only its pictures are judged. Done again, it measures only what
+    is new. The last lines are the paths of the report and of the step's folder.
+
+    With --what-if sharpness=20:60 it tells how many pictures other thresholds would leave.
     """
+    session = get_session(context, as_json)
+    _check_what_if(what_if or ())
     words = [*(words or ()), *engine_words(engine, workers, limit)]
     steps = run_stage(
         context,
@@ -61,7 +66,6 @@ def curate(
     from tastemaker.report.curation_page import write_curation_page
     from tastemaker.report.what_if import sweep_table, write_what_if
 
-    session = get_session(context, as_json)
     step = Path(steps[-1]["path"])
     swept = [write_what_if(step, text) for text in what_if or ()]
     page = write_curation_page(step)
@@ -74,3 +78,16 @@ def curate(
         session.say(str(one.plot))
     session.say(str(page))
     session.say(str(step))
+
+
+def _check_what_if(texts: Sequence[str]) -> None:
+    """Refuse a slip of the pen before the work begins, which may take hours.
+
+    Raises:
+        InputError: a text is no sweep.
+    """
+    if texts:
+        from tastemaker.curation.what_if import parse_sweep
+
+        for text in texts:
+            parse_sweep(text, [text.partition("=")[0].strip()])

@@ -28,6 +28,21 @@ Words = Annotated[
         help="Inputs (a run folder or path) and values of the stage, for example lr=1e-4.",
     ),
 ]
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="PICTURES|KEY=VALUE",
+        help="Folders, tars, Parquet files or demo:openmoji, and values such as where.split=tune.",
+    ),
+]
+Collection = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN|KEY=VALUE",
+        help="The run folder with the collection, and values such as where.split=tune or "
+        "'rules=[{rule: captioned}]'.",
+    ),
+]
 FromRecipe = Annotated[
     str | None,
     typer.Option(
@@ -45,7 +60,8 @@ Workers = Annotated[
     typer.Option("--workers", metavar="N", help="Worker processes or actors; 0 is this process."),
 ]
 Limit = Annotated[
-    int | None, typer.Option("--limit", metavar="N", help="Only the first N pictures, for a trial.")
+    int | None,
+    typer.Option("--limit", metavar="N", help="Only the first N pictures (of a source), as a trial."),
 ]
 
 

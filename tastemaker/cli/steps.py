@@ -6,6 +6,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from tastemaker.cli.session import Session
 
 if TYPE_CHECKING:
@@ -92,8 +94,13 @@ def tell_step(session: Session, place: str, manifest: "Manifest", skipped: bool)
     session.say(f"{place}: {head}")
     for values in (manifest.counts, {} if skipped else _figures(manifest.results)):
         if values:
-            shown = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+            shown = ", ".join(_counted(name, value) for name, value in values.items())
             session.say(fill(shown, 100, initial_indent=_INDENT, subsequent_indent=_INDENT))
+
+
+def _counted(name: str, value: object) -> str:
+    """`kept 12`; where the name ends in a number itself, `dropped: not in the first 3: 9`."""
+    return f"{name}{':' if name[-1:].isdigit() else ''} {_short(value)}"
 
 
 def _figures(results: Mapping[str, object]) -> dict[str, object]:
@@ -107,7 +114,7 @@ def _short(value: object) -> str:
 
 
 def show_plan(session: Session, recipe: "Recipe", out: Path | None) -> None:
-    """Print what a run would do."""
+    """Print what a run would do; leaves with exit code 2 when it cannot be done as it is."""
     from tastemaker.recipe.content import run_contents
     from tastemaker.recipe.plan import make_plan
     from tastemaker.store.rundir import RunDir
@@ -135,15 +142,21 @@ def show_plan(session: Session, recipe: "Recipe", out: Path | None) -> None:
         )
     if session.as_json:
         session.result({"run": run.path, "steps": rows, "problems": [str(e) for _, e in problems]})
-        return
+    else:
+        _say_plan(session, recipe, run, rows)
+        for _, error in problems:
+            session.say(f"Error: {error}")
+    if problems:
+        raise typer.Exit(2)
+
+
+def _say_plan(session: Session, recipe: "Recipe", run: "RunDir", rows: list[Any]) -> None:
     session.say(f"{recipe.name} in {run.path} (nothing is done with --dry-run)")
     for number, row in enumerate(rows, start=1):
         inputs = ", ".join(f"{name}={value}" for name, value in row["inputs"].items())
         session.say(f"[{number}/{len(rows)}] {row['step']}: {row['status']}  {inputs}".rstrip())
         for line in row["preview"]:
             session.say(f"{_INDENT}{line}")
-    for _, error in problems:
-        session.say(f"Error: {error}")
 
 
 def _preview(one: "PlannedStep", run: "RunDir") -> list[str]:

@@ -137,7 +137,7 @@ def _measure(
 
 
 def _concerns_all(error: Exception) -> bool:
-    """Whether other pictures would fail alike: a wrong model, no access to a server, a full disk."""
+    """Whether others would fail alike: a wrong model, no access to a server, a full disk."""
     return isinstance(error, InputError | StorageError) and not isinstance(error, PictureError)
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from tastemaker.recipe.load import parts
 from tastemaker.recipe.schema import Recipe, Step
 
 Basis = Literal["stated", "chosen by us", "set by you", "input"]
@@ -68,10 +69,10 @@ def _leaves(config: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str, str
 def _plain_leaves(
     path: str, value: Any, about: str, cited: str
 ) -> Iterator[tuple[str, Any, str, str]]:
-    if isinstance(value, dict) and value:
-        for key, part in value.items():
-            yield from _plain_leaves(f"{path}.{key}", part, about, cited)
-    else:
+    inside = parts(value)
+    for key, part in inside.items():
+        yield from _plain_leaves(f"{path}.{key}", part, about, cited)
+    if not inside:
         yield path, value, about, cited
 
 

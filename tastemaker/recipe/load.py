@@ -1,6 +1,7 @@
 """A recipe file and the user's overrides to a resolved recipe, or to all that is wrong in them."""
 
 import re
+from copy import deepcopy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,8 @@ class _Loading:
                 )
             if name in raw:
                 self._problem(where, f"a second step '{name}'", "every name once", "Rename one.")
-            raw[name] = {key: value for key, value in step.items() if key not in STEP_KEYS}
+            # A copy, since the user's values are laid over it.
+            raw[name] = {key: deepcopy(v) for key, v in step.items() if key not in STEP_KEYS}
         return raw
 
     def _seed(self, value: Any) -> int:
@@ -299,11 +301,11 @@ def _is_typed(origins: Mapping[str, Origin], path: str) -> bool:
 
 
 def leaf_paths(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted paths of all values that are no mappings, or empty ones."""
+    """Dotted paths of all values that have no parts; see `parts`."""
     paths: list[str] = []
     for key, value in values.items():
-        inner = leaf_paths(value, f"{prefix}{key}.") if isinstance(value, dict) else []
-        paths += inner or [f"{prefix}{key}"]
+        inside = parts(value)
+        paths += leaf_paths(inside, f"{prefix}{key}.") if inside else [f"{prefix}{key}"]
     return paths
 
 
@@ -313,13 +315,24 @@ def value_paths(step: Step) -> list[str]:
 
     def walk(value: Any, path: str) -> None:
         paths.append(path)
-        if isinstance(value, dict):
-            for key, part in value.items():
-                walk(part, f"{path}.{key}")
+        for key, part in parts(value).items():
+            walk(part, f"{path}.{key}")
 
     for key, value in step.config.model_dump(mode="json").items():
         walk(value, f"{step.name}.{key}")
     return paths
+
+
+def parts(value: Any) -> dict[str, Any]:
+    """The parts of a value by key: of keys and values, or by number of a list of such; else none.
+
+    A list of plain values is one value: nobody sets or cites its third word.
+    """
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        return {str(number): part for number, part in enumerate(value)}
+    return {}
 
 
 def _filled(value: Any, path: KeyPath, value_of: Callable[[str, KeyPath], Any]) -> Any:
@@ -327,7 +340,11 @@ def _filled(value: Any, path: KeyPath, value_of: Callable[[str, KeyPath], Any]) 
     if isinstance(value, dict):
         return {key: _filled(part, (*path, key), value_of) for key, part in value.items()}
     if isinstance(value, list):
-        return [_filled(part, path, value_of) for part in value]
+        # Entries with keys have a place of their own, see `leaf_paths`.
+        return [
+            _filled(part, (*path, number) if isinstance(part, dict) else path, value_of)
+            for number, part in enumerate(value)
+        ]
     if not isinstance(value, str) or not value.startswith("$"):
         return value
     return value[1:] if value.startswith("$$") else value_of(value[1:], path)

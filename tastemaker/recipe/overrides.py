@@ -30,7 +30,7 @@ def override_step(
     value: Any,
     arguments: Iterable[str],
 ) -> None:
-    """Set `step.key[.key...]` in the steps' raw values.
+    """Set `step.key[.key...]` in the steps' raw values; in a list the key is a number, from 0.
 
     Raises:
         RecipeError: no step has this name, or the path leads through a plain value.
@@ -42,22 +42,36 @@ def override_step(
         raise RecipeError(
             f"'{key}'", f"the step's own {path[0]}", "a key of its stage", "Change it in the file."
         )
-    holder = steps[step]
-    for number, part in enumerate(path[:-1]):
-        holder = holder.setdefault(part, {})
-        if not isinstance(holder, dict):
+    holder: Any = steps[step]
+    for number, part in enumerate(path):
+        place: str | int = part
+        if isinstance(holder, list) and part.isdecimal() and int(part) < len(holder):
+            place = int(part)
+        elif not isinstance(holder, dict):
+            got = f"{holder!r}"
             raise RecipeError(
                 f"'{key}'",
-                f"{holder!r} at {'.'.join([step, *path[: number + 1]])}",
-                "keys and values there",
+                f"{got if len(got) < 80 else got[:77] + '...'} at {'.'.join([step, *path[:number]])}",
+                _inside(holder),
                 "Set the value as a whole.",
             )
-    holder[path[-1]] = value
+        if number == len(path) - 1:
+            holder[place] = value
+        elif isinstance(holder, dict):
+            holder = holder.setdefault(part, {})
+        else:
+            holder = holder[place]
     # What is below the new value came with it.
     dotted = ".".join(path)
     for known in [known for known in origins[step] if known.startswith(f"{dotted}.")]:
         del origins[step][known]
     origins[step][dotted] = Origin("command line")
+
+
+def _inside(holder: Any) -> str:
+    if not isinstance(holder, list) or not holder:
+        return "keys and values there"
+    return f"the number of one of its entries, 0 to {len(holder) - 1}"
 
 
 def _unknown(

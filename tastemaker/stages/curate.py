@@ -1,7 +1,7 @@
 """Stage: measure pictures, judge them by rules, and freeze a selection that one can defend."""
 
-from collections import Counter
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
@@ -258,7 +258,9 @@ def _check_rules(config: Config, catalogue: Catalogue | None, columns: Sequence[
                 "an operation that fills it",
                 f"Add {{kind: {name}}} to `columns`: one that is done already costs nothing.",
             )
-        if isinstance(rule, Duplicates) and not _looked_at(rule) <= set(fields.get(rule.source, ())):
+        if isinstance(rule, Duplicates) and not _looked_at(rule) <= set(
+            fields.get(rule.source, ())
+        ):
             raise InputError(
                 f"rule '{rule.label}'",
                 f"the column '{rule.source}'",

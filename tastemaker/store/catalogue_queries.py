@@ -39,6 +39,13 @@ _CONFIG = {
 }
 
 
+_SQL_TYPES = {"float16": "FLOAT", "float32": "FLOAT", "float64": "DOUBLE", "int32": "INTEGER"} | {
+    "int64": "BIGINT",
+    "bool": "BOOLEAN",
+    "string": "VARCHAR",
+}
+
+
 @dataclass(frozen=True)
 class ColumnView:
     """One column as a query sees it.
@@ -246,7 +253,7 @@ def _references(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def _is_all_null(column: "pa.ChunkedArray") -> bool:
-    return column.null_count == len(column)
+    return 0 < column.null_count == len(column)
 
 
 def _plain(node: Any) -> Any:
@@ -262,8 +269,15 @@ def _scan(files: Sequence[Path]) -> str:
 
 
 def _nothing(fields: Mapping[str, str]) -> str:
-    names = ", ".join(f"null as {_quoted(name)}" for name in (*fields, *OWN[1:]))
-    return f"(select null::VARCHAR as id, {names} where false)"
+    """A column without files: no row, but types, by which functions are chosen."""
+    kinds = {OWN[0]: "string", **fields, **dict.fromkeys(OWN[1:], "string")}
+    listed = ", ".join(f"null::{_sql_type(kind)} as {_quoted(n)}" for n, kind in kinds.items())
+    return f"(select {listed} where false)"
+
+
+def _sql_type(kind: str) -> str:
+    inner = kind.partition("<")[2].rstrip(">")
+    return f"{_sql_type(inner)}[]" if inner else _SQL_TYPES[kind]
 
 
 def _pattern(path: Path) -> str:
