@@ -63,6 +63,7 @@ recipes: $(VENV)/.dev  ## run the tiny recipes end to end; the trainings with a 
 	$(BIN)/tastemaker run tiny/vae images=64 -o runs/tiny/vae
 	$(BIN)/tastemaker run tiny/clip images=256 -o runs/tiny/clip
 	$(BIN)/tastemaker run tiny/base images=64 autoencoder=runs/tiny/vae -o runs/tiny/base
+	$(BIN)/tastemaker run tiny/funnel -o runs/tiny/funnel
 	$(BIN)/tastemaker run tiny/demo images=64 before.steps=2 after.steps=2 -o runs/tiny/demo
 	$(BIN)/tastemaker run sdxl_lora_style pictures=demo:openmoji model=tiny-sdxl size=64 images=32 \
 		before.steps=2 after.steps=2 -o runs/tiny/sdxl_lora_style

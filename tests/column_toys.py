@@ -113,6 +113,7 @@ class Words(Toy):
 
     FIELDS: ClassVar[Mapping[str, str]] = {"words": "list<string>"}
     NEEDS_PIXELS: ClassVar[bool] = False
+    NEEDS_WORDS: ClassVar[bool] = True
     kind: Literal["words"] = "words"
 
     def open(self, places: Mapping[str, Path], device: str) -> Measure:

@@ -4,6 +4,7 @@ import importlib
 import os
 import weakref
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,7 @@ from tastemaker.engine.columns import fill_columns, pictures_to_do, resolve
 from tastemaker.engine.config import Engine
 from tastemaker.errors import InputError, StorageError
 from tastemaker.store import base_table
-from tastemaker.store.catalogue import Catalogue
+from tastemaker.store.catalogue import Catalogue, Row
 from tastemaker.store.hashing import hash_folder
 from tastemaker.store.rundir import StepDir
 
@@ -186,6 +187,25 @@ def test_a_second_operation_reads_what_was_measured_before(
     found = work.values(double, "twice")
     assert found[:3] == [0, 20, 40]
     assert found[3] == "no value in column 'grey'"
+
+
+def test_new_words_call_for_new_values_of_what_depends_on_them(
+    work: Work, toys: ModuleType
+) -> None:
+    grey, words = toys.Grey(), toys.Words(faults={"3": "error"})
+    work(grey, words)
+    work.noted()
+    rows = {row.record.key: row for row in work.catalogue.rows("part-00000.parquet")}
+    for key in ("1", "3"):
+        record = replace(rows[key].record, captions=(f"new {key}",))
+        work.catalogue.update_base({record.id: Row(record)})
+    columns = resolve([grey, words])
+    assert pictures_to_do(work.catalogue, columns) == {"grey": 0, "words": 2}
+    work(grey, words)
+    assert work.noted() == {"words": 2}, "an error, too, was that of the old words"
+    assert work.values(words, "words")[1] == ["new", "1", "grey"]
+    assert work.values(words, "words")[3] == ["new", "3", "grey"]
+    assert work(grey, words) == {}
 
 
 def test_only_wanted_pictures_are_measured_and_the_rest_later(

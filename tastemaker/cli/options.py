@@ -61,7 +61,9 @@ Workers = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    typer.Option("--limit", metavar="N", help="Only the first N pictures (of a source), as a trial."),
+    typer.Option(
+        "--limit", metavar="N", help="Only the first N pictures (of a source), as a trial."
+    ),
 ]
 
 

@@ -21,7 +21,7 @@ from tastemaker.models.locate import locate
 from tastemaker.records.image import ImageRecord
 from tastemaker.scorers.operation import Operation, Values
 from tastemaker.store.catalogue import Catalogue, ColumnKey
-from tastemaker.store.hashing import hash_model
+from tastemaker.store.hashing import hash_json, hash_model
 from tastemaker.store.rundir import StepDir
 
 SHARD_ROWS = 256
@@ -143,8 +143,12 @@ def _write(
     number: int,
 ) -> Counter[str]:
     """Write one column's values of a shard; gives their number, and errors by kind."""
-    pairs = zip(shard, found, strict=True)
-    rows = {task.id: values[number] for task, values in pairs if number in values}
+    needs_words = column.operation.needs_words
+    rows = {
+        task.id: {**values[number], **({"words_hash": _words(task)} if needs_words else {})}
+        for task, values in zip(shard, found, strict=True)
+        if number in values
+    }
     if not rows:
         return Counter()
     catalogue.write_rows(column.key, part, rows, column.operation.FIELDS)
@@ -168,12 +172,12 @@ def pictures_to_do(
 ) -> dict[str, int]:
     """Column -> how many wanted pictures it has no value of."""
     wanted = None if wanted is None else frozenset(wanted)
-    counts: Counter[str] = Counter({column.operation.column: 0 for column in columns})
+    lacking = _Lacking(catalogue, columns, wanted, again=False)
+    counts = dict.fromkeys((column.operation.column for column in columns), 0)
     for part in catalogue.parts():
-        ids = None if wanted is None else [id_ for id_ in catalogue.ids(part) if id_ in wanted]
-        for column in columns:
-            counts[column.operation.column] += len(catalogue.missing_rows(column.key, part, ids))
-    return dict(counts)
+        for column, ids in zip(columns, lacking.of_part(part), strict=True):
+            counts[column.operation.column] += len(ids)
+    return counts
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,7 @@ class _Lacking:
         """How many pictures lack something, and the numbers of the operations concerned."""
         total, needed = 0, set()
         for part in self.catalogue.parts():
-            missing = self._missing(part)
+            missing = self.of_part(part)
             total += len(frozenset().union(*missing))
             needed |= {number for number, ids in enumerate(missing) if ids}
         return total, sorted(needed)
@@ -204,17 +208,29 @@ class _Lacking:
                 number += 1
                 yield shard
 
-    def _missing(self, part: str) -> list[frozenset[str]]:
+    def of_part(self, part: str) -> list[frozenset[str]]:
+        """Ids that each column lacks of one part."""
         ids = None
         if self.wanted is not None:
             ids = [id_ for id_ in self.catalogue.ids(part) if id_ in self.wanted]
+        words = None
+        if any(column.operation.needs_words for column in self.columns):
+            words = {row.record.id: _words(row.record) for row in self.catalogue.rows(part)}
         return [
-            frozenset(self.catalogue.missing_rows(column.key, part, ids, errors_too=self.again))
+            frozenset(
+                self.catalogue.missing_rows(
+                    column.key,
+                    part,
+                    ids,
+                    errors_too=self.again,
+                    words=words if column.operation.needs_words else None,
+                )
+            )
             for column in self.columns
         ]
 
     def _tasks(self, part: str) -> Iterator[Task]:
-        missing = self._missing(part)
+        missing = self.of_part(part)
         if not any(missing):
             return
         known = _known(self.catalogue, part, self.columns, missing)
@@ -222,6 +238,11 @@ class _Lacking:
             numbers = tuple(n for n, ids in enumerate(missing) if row.record.id in ids)
             if numbers:
                 yield _task(self.catalogue, row.record, known, numbers)
+
+
+def _words(about: ImageRecord | Task) -> str:
+    """What a picture's captions and tags are, as 16 hex digits."""
+    return hash_json([list(about.captions), list(about.tags)])[:16]
 
 
 def _task(

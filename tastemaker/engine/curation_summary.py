@@ -189,7 +189,7 @@ def _duplicates(bench: Bench, verdicts: Verdicts) -> list[dict[str, Any]]:
     for number, rule in enumerate(bench.rules):
         if not isinstance(rule, Duplicates):
             continue
-        copies = bench.find_copies(facts)(rule, funnel.reached(number))
+        copies = verdicts.find_copies(rule, funnel.reached(number))
         members: dict[int, list[int]] = {}
         for index in np.flatnonzero(copies.of >= 0):
             members.setdefault(int(copies.of[index]), []).append(int(index))

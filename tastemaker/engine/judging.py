@@ -134,6 +134,7 @@ class Verdicts:
 
     facts: Facts
     funnel: Funnel
+    find_copies: CopyFinder
 
     @cached_property
     def kept(self) -> list[str]:
@@ -149,4 +150,5 @@ def judge(bench: Bench, more: Sequence[str] = ()) -> Verdicts:
         InputError: a rule asks for what is not known.
     """
     facts = bench.facts(more=more)
-    return Verdicts(facts, run_funnel(facts, bench.rules, bench.find_copies(facts)))
+    find_copies = bench.find_copies(facts)
+    return Verdicts(facts, run_funnel(facts, bench.rules, find_copies), find_copies)

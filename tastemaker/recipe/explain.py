@@ -43,7 +43,11 @@ def _step(recipe: Recipe, step: Step) -> Iterator[Explained]:
     for key, value, about, cited in _leaves(step.config, ""):
         origin = step.origin(key)
         path = f"{step.name}.{key}"
-        citation = _citation(recipe, path) or (cited if origin.kind == "stage default" else "")
+        if origin.kind == "stage default":
+            # A citation of the whole does not cover what the recipe leaves to the stage.
+            citation = recipe.stated.get(path, cited)
+        else:
+            citation = _citation(recipe, path)
         basis: Basis = "stated" if citation else "chosen by us"
         if origin.kind == "command line":
             basis, citation = "set by you", ""

@@ -44,7 +44,7 @@ def find_input(reference: Reference, steps: list[str], contents: ContentKeys) ->
         return _model(value, kind, contents)
     if path.exists():
         kind = reference.kinds[0]
-        _check_collection(path.resolve(), reference)
+        _check_place(path.resolve(), reference)
         return Artefact(kind, path.resolve(), hash_json([kind, contents.key(path.resolve())]))
     earlier = ", ".join(steps) or "there is none"
     raise RecipeError(
@@ -87,14 +87,21 @@ def _output_at(path: Path, reference: Reference) -> Artefact | None:
     return None
 
 
-def _check_collection(path: Path, reference: Reference) -> None:
-    """A folder of pictures is easily taken for the collection that is made from it."""
-    if reference.kinds == ("collection",) and not (path / "catalog").is_dir():
+def _check_place(path: Path, reference: Reference) -> None:
+    """A folder of pictures is easily taken for what is made from it."""
+    if reference.kinds == ("collection",) and not (path / "catalog" / "base").is_dir():
         raise RecipeError(
             reference.where,
             f"{path}, which holds no catalogue",
             "a collection, or the run folder that holds one",
             "Make one first: tastemaker collect PICTURES -o RUN; then name RUN.",
+        )
+    if reference.kinds == ("selection",) and path.is_dir():
+        raise RecipeError(
+            reference.where,
+            f"{path}, a folder without a selection",
+            "a selection.json, or the run folder that holds one",
+            "Make one first: tastemaker curate RUN -o RUN; then name RUN.",
         )
 
 

@@ -1,8 +1,8 @@
 """A recipe file and the user's overrides to a resolved recipe, or to all that is wrong in them."""
 
 import re
-from copy import deepcopy
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 

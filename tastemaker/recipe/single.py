@@ -97,7 +97,7 @@ def _check_inputs(stage: str, step: str, config: Any, given: set[str]) -> None:
         raise RecipeError(
             f"recipe.{step}.{lacking[0]} (command line)",
             "nothing",
-            f"a place of {kinds}",
+            f"the path of {kinds}",
             f"Write tastemaker {stage} PLACE, or {' and '.join(f'{n}=PLACE' for n in lacking)}.",
         )
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from tastemaker.scorers.caption_words import PROMPTS
+from tastemaker.scorers.caption_words import OLD_CAPTION, PROMPTS
 from tastemaker.scorers.operation import Measure, Operation
 
 _OF_ENDPOINT = ("model_name", "picture_format", "jpeg_quality", "request")
@@ -99,6 +99,11 @@ class Caption(Operation):
         if self.proxy is not None:
             _check_address("proxy", self.proxy)
         return self
+
+    @property
+    def needs_words(self) -> bool:
+        """Whether the prompt shows the old caption."""
+        return OLD_CAPTION in PROMPTS.get(self.prompt, self.prompt)
 
     def params(self, places: Mapping[str, Path], hashes: Mapping[str, str]) -> dict[str, Any]:
         """The prompt's text, the model, and how the picture is shown; see `Operation.params`."""

@@ -79,6 +79,7 @@ class ImageTextScorer:
 class ImageText(Operation):
     """Cosine of each picture and its caption, by CLIP or SigLIP; with SigLIP a probability too."""
 
+    NEEDS_WORDS: ClassVar[bool] = True
     FIELDS: ClassVar[Mapping[str, str]] = {
         "cosine": "float32",
         "probability": "float32",

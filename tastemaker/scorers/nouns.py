@@ -31,6 +31,7 @@ class Nouns(Operation):
     one picture of a dog; `count` counts all mentions. A picture without captions has none.
     """
 
+    NEEDS_WORDS: ClassVar[bool] = True
     FIELDS: ClassVar[Mapping[str, str]] = {"nouns": "list<string>", "count": "int32"}
     NEEDS_PIXELS: ClassVar[bool] = False
     BATCH: ClassVar[int] = 256

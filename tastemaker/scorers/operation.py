@@ -53,6 +53,8 @@ class Operation(Config):
     `list<int32>` or `vector<float16>` (numbers of one length)."""
     NEEDS_PIXELS: ClassVar[bool] = True
     """Whether pictures are decoded for it."""
+    NEEDS_WORDS: ClassVar[bool] = False
+    """Whether values depend on captions and tags, so that new ones call for new values."""
     MODELS: ClassVar[Mapping[str, str]] = {}
     """Field that names a model -> its kind for `models.locate`; the field may be None."""
     BATCH: ClassVar[int] = 16
@@ -72,6 +74,11 @@ class Operation(Config):
     def needs_pixels(self) -> bool:
         """Whether pictures are decoded for it; may depend on the configuration."""
         return self.NEEDS_PIXELS
+
+    @property
+    def needs_words(self) -> bool:
+        """Whether values depend on captions and tags; may depend on the configuration."""
+        return self.NEEDS_WORDS
 
     @property
     def reads(self) -> tuple[str, ...]:

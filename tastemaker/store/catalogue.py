@@ -148,6 +148,7 @@ class Catalogue:
         wanted: Collection[str] | None = None,
         *,
         errors_too: bool = False,
+        words: Mapping[str, str] | None = None,
     ) -> list[str]:
         """Usable pictures of a part, in order, for which the column has nothing yet.
 
@@ -156,8 +157,10 @@ class Catalogue:
             part: name of the part.
             wanted: only these pictures; a set is quickest.
             errors_too: whether pictures whose values could not be found count as well.
+            words: for a column that depends on captions and tags, id -> hash of what they are now:
+                values that were made from others count as missing.
         """
-        return self._files(column).missing_rows(part, wanted, errors_too)
+        return self._files(column).missing_rows(part, wanted, errors_too, words)
 
     def write_rows(
         self, column: ColumnKey, part: str, rows: Mapping[str, Mapping[str, Any]], fields: Fields

@@ -66,15 +66,25 @@ class ColumnFiles:
         return named and footer.facts.get(BASE) == self._base.identity(part)
 
     def missing_rows(
-        self, part: str, wanted: Collection[str] | None, errors_too: bool = False
+        self,
+        part: str,
+        wanted: Collection[str] | None,
+        errors_too: bool = False,
+        words: Mapping[str, str] | None = None,
     ) -> list[str]:
-        """Usable pictures of a part that have neither values nor an error, in order."""
+        """Usable pictures of a part that have neither values nor an error, in order.
+
+        With `words`, what was made from other words than these counts as missing.
+        """
         base = self._base.read(part, ["id", "status"])
         done: set[str] = set()
         if self.has(part):
-            rows = read_parquet(self.folder / part, ["id", "status"])
+            rows = read_parquet(self.folder / part, ["id", "status", "words_hash"])
             settled = ["ok"] if errors_too else ["ok", "error"]
             done = {id_ for id_, status in _pairs(rows) if status in settled}
+            if words is not None:
+                made = zip(rows["id"].to_pylist(), rows["words_hash"].to_pylist(), strict=True)
+                done -= {id_ for id_, own in made if own != words.get(id_)}
         if wanted is not None and not isinstance(wanted, set | frozenset | dict):
             wanted = set(wanted)
         usable = [id_ for id_, status in _pairs(base) if status == "ok" and id_ not in done]
@@ -105,7 +115,13 @@ class ColumnFiles:
         if (places < 0).any():
             raise ValueError(f"{part} has no picture {new['id'][int(places.argmin())]}")
         table = _in_order(ids, [new, old], fields)
-        repeated = ["status", "error", *fields, *(f"{name}.list.element" for name in fields)]
+        repeated = [
+            "status",
+            "error",
+            "words_hash",
+            *fields,
+            *(f"{name}.list.element" for name in fields),
+        ]
         repeated = [name for name in repeated if _repeats(name, fields)]
         facts = {BASE: self._base.identity(part)}
         write_parquet(self.folder / part, table, facts, repeated)
@@ -206,7 +222,7 @@ def _in_order(
     taken = both.take(pa.array(places, mask=places < 0))
     status = taken["status"].fill_null("missing")
     taken = taken.set_column(0, schema.field("id"), ids)
-    taken = taken.set_column(len(schema) - 2, schema.field("status"), status)
+    taken = taken.set_column(schema.get_field_index("status"), schema.field("status"), status)
     # Vectors that no row has any more have no length: the same rows give the same file.
     lengths = {name: n for name, n in lengths.items() if taken[name].null_count < len(taken)}
     return taken.cast(column_schema(fields, lengths))

@@ -21,14 +21,15 @@ _LARGEST = {kind: float(np.finfo(kind).max) for kind in ("float16", "float32", "
 
 NO_LENGTHS: Mapping[str, int] = {}
 
-OWN = ("id", "status", "error")
-"""Columns that every column's file has."""
+OWN = ("id", "status", "error", "words_hash")
+"""Columns that every column's file has; `words_hash` is that of the captions and tags that a value was
+made from, null where it depends on the pixels alone."""
 
 
 def column_schema(
     fields: Mapping[str, str], lengths: Mapping[str, int] = NO_LENGTHS
 ) -> "pa.Schema":
-    """Columns of a column's file: id, the fields in their order, status, error.
+    """Columns of a column's file: id, the fields in their order, status, error, words_hash.
 
     Args:
         fields: name -> one of `TYPES`.
@@ -44,7 +45,7 @@ def column_schema(
             raise ValueError(f"{name}: {kind}; a field is one of {TYPES} and not called {OWN}")
     own = {name: pa.field(name, pa.string()) for name in OWN}
     given = [pa.field(name, _arrow_type(kind, lengths.get(name))) for name, kind in fields.items()]
-    return pa.schema([own["id"], *given, own["status"], own["error"]])
+    return pa.schema([own.pop("id"), *given, *own.values()])
 
 
 def table_of_values(
@@ -56,7 +57,7 @@ def table_of_values(
 
     Args:
         rows: id -> a value for every field (None for a null), or only `error` with the reason that
-            there are none. Numbers that are not finite make it an error.
+            there are none; and perhaps `words_hash`. Numbers that are not finite make it an error.
         fields: name -> one of `TYPES`.
         lengths: numbers in a vector, by field, where other rows have some already.
 
@@ -93,7 +94,8 @@ def completed(table: "pa.Table", fields: Mapping[str, str]) -> "pa.Table":
     if set(table.column_names) != {"id", *fields}:
         raise ValueError(f"{table.column_names}: not id and {list(fields)}")
     schema = column_schema(fields, vector_lengths(table.schema))
-    own = {"status": pa.array(["ok"] * len(table)), "error": pa.nulls(len(table), pa.string())}
+    nulls = pa.nulls(len(table), pa.string())
+    own = {"status": pa.array(["ok"] * len(table)), "error": nulls, "words_hash": nulls}
     arrays = [own[name] if name in own else table[name] for name in schema.names]
     found = pa.Table.from_arrays(arrays, names=schema.names).cast(schema)
     for name, kind in fields.items():
@@ -116,7 +118,7 @@ def vector_lengths(schema: "pa.Schema") -> dict[str, int]:
 
 
 def _line(id_: str, values: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
-    error = values.get("error")
+    error, words = values.get("error"), values.get("words_hash")
     if error is None and values.get("status") == "error":
         error = "unknown"
     if error is None:
@@ -126,9 +128,10 @@ def _line(id_: str, values: Mapping[str, Any], fields: Mapping[str, str]) -> dic
             raise ValueError(f"{id_}: its values and the fields differ in {listed}")
         bad = [name for name, kind in fields.items() if not _is_finite(values[name], kind)]
         if not bad:
-            return {**values, "id": id_, "status": "ok", "error": None}
+            return {**values, "id": id_, "status": "ok", "error": None, "words_hash": words}
         error = f"{bad[0]} is not finite"
-    return {"id": id_, **dict.fromkeys(fields), "status": "error", "error": str(error)}
+    none = dict.fromkeys(fields)
+    return {"id": id_, **none, "status": "error", "error": str(error), "words_hash": words}
 
 
 def _is_finite(value: Any, kind: str) -> bool:
