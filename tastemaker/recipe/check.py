@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tastemaker.errors import InputError, TastemakerError
 from tastemaker.recipe.content import ContentKeys, run_contents
-from tastemaker.recipe.inputs import PICTURES
 from tastemaker.recipe.plan import FromStep, PlannedStep, make_plan
+from tastemaker.recipe.references import PICTURES
 from tastemaker.recipe.schema import Recipe
 from tastemaker.records.finding import Finding
 from tastemaker.records.run import Artefact

@@ -6,16 +6,13 @@ from typing import TYPE_CHECKING, cast, get_args
 from tastemaker.errors import RecipeError
 from tastemaker.recipe.content import ContentKeys
 from tastemaker.recipe.names import did_you_mean
-from tastemaker.recipe.references import Reference
+from tastemaker.recipe.references import PICTURES, Reference
 from tastemaker.records.run import Artefact
 from tastemaker.store.hashing import hash_json
 from tastemaker.store.rundir import RunDir, StepDir, read_manifest
 
 if TYPE_CHECKING:
     from tastemaker.models.locate import Kind
-
-PICTURES = "pictures"
-"""Kind of input that `store.sources` opens: a folder, or a source such as `demo:openmoji`."""
 
 
 def find_input(reference: Reference, steps: list[str], contents: ContentKeys) -> Artefact:

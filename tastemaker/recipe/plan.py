@@ -57,7 +57,7 @@ def make_plan(
         inputs: dict[str, Artefact | FromStep] = {}
         missing = []
         for reference in references(step):
-            earlier = planned.get(reference.value)
+            earlier = planned.get(reference.value) if reference.may_be_a_step else None
             if earlier is not None:
                 key = f"{earlier.key}:{'|'.join(reference.kinds)}"
                 inputs[reference.name] = FromStep(reference.value, reference.kinds, key)

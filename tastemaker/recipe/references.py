@@ -7,6 +7,10 @@ from tastemaker.errors import RecipeError
 from tastemaker.recipe.schema import Step
 
 
+PICTURES = "pictures"
+"""Kind of input that no step leaves and `store.sources` opens: a folder, `demo:openmoji`, ..."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """One input of a step, as the recipe names it.
@@ -25,6 +29,11 @@ class Reference:
     kinds: tuple[str, ...]
     value: str
     where: str
+
+    @property
+    def may_be_a_step(self) -> bool:
+        """False for pictures: a folder may be called as a step is."""
+        return PICTURES not in self.kinds
 
 
 def references(step: Step) -> list[Reference]:
@@ -49,7 +58,7 @@ def check_references(steps: Sequence[Step]) -> list[RecipeError]:
     for number, step in enumerate(steps):
         for reference in references(step):
             at = order.get(reference.value)
-            if at is None:
+            if at is None or not reference.may_be_a_step:
                 continue
             outputs = steps[at].stage.outputs
             if at >= number:
