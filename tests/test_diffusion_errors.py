@@ -54,3 +54,16 @@ def test_shapes_that_would_broadcast_are_refused() -> None:
     a, _ = pair(torch.float32)
     with pytest.raises(Exception, match="equal shapes|Type-check"):
         per_image_mse(a, a[:1])
+
+
+def test_weights_for_other_cells_are_refused() -> None:
+    a, b = pair(torch.float32)
+    for weight in (torch.ones(3, 1, 5, 4), torch.ones(1, 1, 4, 5), torch.ones(3, 2, 4, 5)):
+        with pytest.raises(Exception, match="a number for each latent cell|Type-check"):
+            per_image_mse(a, b, weight)
+
+
+def test_a_mask_of_nothing_is_no_number() -> None:
+    """It must never be a loss of 0: the run would go on, and learn nothing from the picture."""
+    a, b = pair(torch.float32)
+    assert per_image_mse(a, b, torch.zeros(3, 1, 4, 5)).isnan().all()

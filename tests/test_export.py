@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,11 +9,12 @@ from safetensors.torch import load_file
 
 from tastemaker.models.adapters import ADAPTER_FILE, add_lora, has_lora, load_lora, save_lora
 from tastemaker.models.family import load_family
+from tastemaker.models.quiet import quiet
 from tastemaker.records.run import Artefact
 from tastemaker.records.size import ImageSizes, Size
 from tastemaker.stages.export import Config, run
 from tastemaker.store.rundir import StepDir
-from tests.tiny_models import saved_sdxl
+from tests.tiny_models import saved_sdxl, tiny_family
 
 SIZES = [ImageSizes(Size(64, 64), 0, 0, Size(64, 64))]
 
@@ -63,6 +65,26 @@ def test_merged_model_predicts_what_model_and_adapter_do(
     assert all(torch.equal(ours[name], source[name]) for name in ours)
 
 
+def test_text_encoders_and_dora_are_merged_and_told(folder: Path, tmp_path: Path) -> None:
+    adapted = load_family(folder)
+    parts = ("denoiser", "text_encoder_1", "text_encoder_2")
+    for parameter in add_lora(adapted, rank=2, alpha=4, dora=True, rslora=True, parts=parts):
+        parameter.data += 0.2
+    adapted.trainable(())
+    save_lora(adapted, tmp_path / "given")
+    _run(folder, tmp_path / "merged", tmp_path / "given", precision="fp32")
+    merged = load_family(tmp_path / "merged" / "model")
+    assert not has_lora(merged)
+    torch.testing.assert_close(_predict(merged), _predict(adapted), atol=1e-5, rtol=1e-4)
+    card = (tmp_path / "merged" / "adapter" / "README.md").read_text()
+    assert "| kind | DoRA + rsLoRA |" in card
+    assert "| parts | unet, text_encoder_1, text_encoder_2 |" in card
+    _run(folder, tmp_path / "alone", tmp_path / "given", form="adapter")
+    ours, given = (load_file(tmp_path / p / ADAPTER_FILE) for p in ("alone/adapter", "given"))
+    assert ours.keys() == given.keys()
+    assert all(torch.equal(ours[name], given[name]) for name in given)
+
+
 def test_base_form_leaves_the_model_as_it_was(folder: Path, adapter: Path, tmp_path: Path) -> None:
     _run(folder, tmp_path, adapter, form="base", precision="fp32")
     assert torch.equal(_predict(load_family(tmp_path / "model")), _predict(load_family(folder)))
@@ -110,3 +132,25 @@ def test_cards_say_where_it_comes_from(folder: Path, adapter: Path, tmp_path: Pa
     assert "| rank | 2 |" in text
     assert "| alpha | 4 |" in text
     assert "| layers | to_k, to_out.0, to_q, to_v |" in text
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "pixart-512"])
+def test_the_lines_of_a_card_load_what_is_beside_it(name: str, tmp_path: Path) -> None:
+    family = tiny_family(name)
+    family.save(tmp_path / "base")
+    for parameter in add_lora(family, rank=2, alpha=4):
+        parameter.data += 0.2
+    family.trainable(())
+    save_lora(family, tmp_path / "given")
+    _run(tmp_path / "base", tmp_path, tmp_path / "given", base=str(tmp_path / "base"))
+    for kind in ("model", "adapter"):
+        card = (tmp_path / kind / "README.md").read_text()
+        code = card.split("```python\n")[1].split("```")[0]
+        code, _, drawing = code.replace("FOLDER", str(tmp_path / kind)).rpartition("pipeline(")
+        assert drawing.startswith("prompt=")
+        names: dict[str, Any] = {}
+        with quiet():
+            exec(code, names)  # noqa: S102
+        denoiser = getattr(names["pipeline"], family.denoiser)
+        adapted = [n for n, _ in denoiser.named_parameters() if ".lora_" in n]
+        assert bool(adapted) is (kind == "adapter")

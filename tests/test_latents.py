@@ -22,7 +22,7 @@ def _entries(
         shape = (4, bucket.h // 8, bucket.w // 8)
         mean, spread = (torch.randn(shape, generator=generator) for _ in range(2))
         sizes = ImageSizes(Size(300 + n, 200), n, 2 * n, bucket)
-        key = latent_key(picture, bucket, form, logvar=logvar)
+        key = latent_key(picture, sizes, form, logvar=logvar)
         made.append(LatentEntry(picture, key, mean, sizes, spread if logvar else None))
     return made
 
@@ -68,19 +68,21 @@ def test_several_shards_and_buckets(tmp_path: Path) -> None:
 
 def test_key_depends_on_everything_that_determines_a_latent() -> None:
     form = LatentFormat("vae")
-    same = latent_key("a", BUCKET, form)
+    sizes = ImageSizes(Size(300, 200), 3, 4, BUCKET)
+    same = latent_key("a", sizes, form)
     others = {
-        latent_key("b", BUCKET, form),
-        latent_key("a", Size(BUCKET.w, BUCKET.h), form),
-        latent_key("a", BUCKET, replace(form, vae_hash="other")),
-        latent_key("a", BUCKET, replace(form, dtype="fp32")),
-        latent_key("a", BUCKET, form, crop_seed=1),
-        latent_key("a", BUCKET, form, logvar=True),
-        latent_key("a", BUCKET, form, exif="ignore"),
+        latent_key("b", sizes, form),
+        latent_key("a", replace(sizes, original=Size(200, 300)), form),
+        latent_key("a", replace(sizes, crop_top=4, crop_left=3), form),
+        latent_key("a", replace(sizes, target=Size(BUCKET.w, BUCKET.h)), form),
+        latent_key("a", sizes, replace(form, vae_hash="other")),
+        latent_key("a", sizes, replace(form, dtype="fp32")),
+        latent_key("a", sizes, form, logvar=True),
+        latent_key("a", sizes, form, loader="exif ignore, lanczos 1"),
     }
-    assert len(others | {same}) == 8
+    assert len(others | {same}) == 9
     # The packing loses nothing, so a repacked cache still serves.
-    assert latent_key("a", BUCKET, replace(form, codec="none")) == same
+    assert latent_key("a", sizes, replace(form, codec="none")) == same
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(float("nan"), "bf16"), (1e6, "fp16")])

@@ -95,9 +95,25 @@ HUB_FILES = [
 ]
 
 
+PIPELINE_FILES = [
+    "model_index.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+    "text_encoder/model-00001-of-00002.safetensors",
+    "text_encoder/model.safetensors.index.json",
+    "tokenizer/merges.txt",
+    "tokenizer/spiece.model",
+    "safety_checker/model.safetensors",
+    "v1-5-pruned.safetensors",
+]
+
+
 @pytest.mark.parametrize(
     ("kind", "fetched"),
     [
+        ("model", {0, 1, 2, 4, 5, 6, 7}),
+        ("configuration", {0, 1, 6}),
         ("vision", {0, 1, 2, 7, 9}),
         ("detector", {0, 1, 2, 7, 9}),
         ("tagger", {0, 1, 3, 4, 8, 9}),
@@ -110,15 +126,16 @@ def test_only_what_a_kind_needs_is_fetched(
     from huggingface_hub.utils import filter_repo_objects
 
     found: list[str] = []
+    files = PIPELINE_FILES if kind in ("model", "configuration") else HUB_FILES
 
     def fake(reference: str, **options: Any) -> str:
         patterns = {key: options[key] for key in ("allow_patterns", "ignore_patterns")}
-        found.extend(filter_repo_objects(HUB_FILES, **patterns))
+        found.extend(filter_repo_objects(files, **patterns))
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fake)
     locate("owner/name", kind)
-    assert found == [name for n, name in enumerate(HUB_FILES) if n in fetched]
+    assert found == [name for n, name in enumerate(files) if n in fetched]
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))

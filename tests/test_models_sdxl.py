@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tastemaker.errors import InputError, MissingModel
 from tastemaker.models.family import Conditioning, TextStates, family_class, load_family
@@ -229,13 +229,3 @@ def test_a_truncated_part_is_named(folder: Path, tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(MissingModel, match="broken"):
         load_family(broken)
-
-
-def test_single_files_are_told_by_their_tensors(tmp_path: Path) -> None:
-    odd = tmp_path / "odd.safetensors"
-    save_file({"cond_stage_model.x": torch.zeros(1)}, odd)
-    with pytest.raises(InputError, match="SDXL"):
-        load_family(odd)
-    odd.write_bytes(b"no weights at all")
-    with pytest.raises(InputError, match="unreadable"):
-        load_family(odd)

@@ -3,12 +3,24 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import CLIPTokenizer
 
-from tastemaker.models.text import text_fields, token_counts, token_windows, windows_needed
-from tastemaker.models.tokenizer import load_tokenizer, train_tokenizer
+from tastemaker.errors import MissingExtra
+from tastemaker.models import tokenizer as module
+from tastemaker.models.text import (
+    TokenReport,
+    clip_reports,
+    longest_reports,
+    summarise,
+    text_fields,
+    token_counts,
+    token_windows,
+    windows_needed,
+)
+from tastemaker.models.tokenizer import load_t5_tokenizer, load_tokenizer, train_tokenizer
 
 TEXTS = ["a red apple", "a green apple tree", "red car, red road", "the tiger's apple"] * 2
 
@@ -98,22 +110,90 @@ def test_text_fields_name_the_real_end_token(folder: Path) -> None:
     assert fields["max_position_embeddings"] == 10
 
 
-def test_real_clip_vocabulary_if_present(assets: Path, tmp_path: Path) -> None:
-    # The ids that OpenAI's tokenizer gives, from field notes that measured it.
-    found = sorted(assets.rglob("bpe_simple_vocab_16e6.txt.gz"))
-    if not found:
-        pytest.skip("no CLIP vocabulary among the public test data")
-    import gzip
+# --- token reports --------------------------------------------------------------------------------
 
-    from tastemaker.models.tokenizer import END, START, WORD_END, _clip_alphabet, _clip_tokenizer
 
-    lines = gzip.decompress(found[0].read_bytes()).decode().split("\n")[1:48895]
-    merges = [line.split() for line in lines]
-    letters = _clip_alphabet()
-    tokens = [*letters, *(c + WORD_END for c in letters), *("".join(m) for m in merges), START, END]
-    tokenizer = _clip_tokenizer({t: n for n, t in enumerate(tokens)}, merges, END, 77)
-    expected = [49406, 320, 1125, 539, 320, 2368, 49407]
-    assert tokenizer("a photo of a cat").input_ids == expected
+def test_what_is_cut_is_counted_and_shown(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    texts = ["a", "b " * 8, "b " * 9, "b " * 24, "b " * 23 + "q z zürich"]
+    reports = clip_reports(tokenizer, texts)
+    assert [r.tokens for r in reports] == token_counts(tokenizer, texts)
+    assert [r.windows for r in reports] == [1, 1, 2, 3, 3]
+    assert [r.cut for r in reports[:4]] == [0, 0, 0, 0]
+    assert reports[4].cut == reports[4].tokens - 24
+    assert reports[4].lost == "z zürich"
+    # What is reported as seen is what the windows hold.
+    ids = token_windows(tokenizer, texts, 3)
+    special = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    seen = [sum(int(i) not in special for i in row.flatten()) for row in ids]
+    assert seen == [r.tokens - r.cut for r in reports]
+
+
+def test_summary_of_many_prompts() -> None:
+    reports = [
+        TokenReport(10, 1),
+        TokenReport(80, 2),
+        TokenReport(230, 3, 5, "x"),
+        TokenReport(3, 1),
+    ]
+    told = summarise(reports)
+    assert (told.texts, told.longest, told.cut_texts, told.cut_tokens) == (4, 230, 1, 5)
+    assert told.windows == {1: 2, 2: 1, 3: 1}
+    assert str(told) == "1 of 4 texts are cut, 5 tokens in all; the longest has 230 tokens"
+    assert "none is cut" in str(summarise(reports[:2]))
+    assert summarise([]).longest == 0
+
+
+def test_of_two_tokenizers_the_longer_report_counts() -> None:
+    longer = longest_reports(
+        [TokenReport(3, 1), TokenReport(9, 2)], [TokenReport(4, 1), TokenReport(8, 1)]
+    )
+    assert [r.tokens for r in longer] == [4, 9]
+
+
+# --- T5 -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def spiece(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """T5's files as its publishers give them: a sentencepiece model without `tokenizer.json`."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    path = tmp_path_factory.mktemp("t5")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS * 4), model_prefix=str(path / "spiece"), vocab_size=60,
+        model_type="unigram", hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+        minloglevel=2,
+    )  # fmt: skip
+    config = {"tokenizer_class": "T5Tokenizer", "model_max_length": 512, "extra_ids": 100}
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+    return path
+
+
+def test_a_sentencepiece_model_gives_its_own_ids(spiece: Path) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    reader = sentencepiece.SentencePieceProcessor(model_file=str(spiece / "spiece.model"))
+    tokenizer = load_t5_tokenizer(spiece)
+    for text in [*TEXTS, "unknown jumble, 7 ü", ""]:
+        assert tokenizer(text).input_ids == [*reader.encode(text), 1]
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 1)
+
+
+def test_a_sentencepiece_model_without_its_reader_names_the_extra(
+    spiece: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(*_: object, **__: object) -> None:
+        raise ImportError("sentencepiece")
+
+    monkeypatch.setattr(module.T5Tokenizer, "from_pretrained", absent)
+    with pytest.raises(MissingExtra, match=r"tastemaker\[siglip\]"):
+        load_t5_tokenizer(spiece)
+
+
+@pytest.mark.parametrize("load", [load_t5_tokenizer, load_tokenizer])
+def test_a_folder_without_a_tokenizer_is_refused(load: Any, tmp_path: Path) -> None:
+    """Transformers would make an empty one of it."""
+    with pytest.raises(OSError, match=rf"{tmp_path.name}.*tokenizer\.json"):
+        load(tmp_path)
 
 
 def _digest(path: Path) -> str:

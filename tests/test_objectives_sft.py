@@ -35,8 +35,9 @@ def batch_of(count: int = 5, dtype: torch.dtype = torch.float64) -> SingleBatch:
 
 
 def rows(batch: SingleBatch, chosen: list[int]) -> SingleBatch:
+    given = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
     return SingleBatch(
-        **{f.name: getattr(batch, f.name)[chosen] for f in dataclasses.fields(batch)}
+        **{name: None if value is None else value[chosen] for name, value in given.items()}
     )
 
 
@@ -166,3 +167,58 @@ def test_it_declares_what_the_trainer_reads() -> None:
     assert dict(objective.references) == {}
     with pytest.raises(dataclasses.FrozenInstanceError):
         objective.gamma = 1.0  # type: ignore[attr-defined]
+
+
+def masks_of(count: int = 5) -> torch.Tensor:
+    """Weights from 0 to 1, many of them 0, and one mask of ones."""
+    weight = torch.rand(count, 1, 3, 4, generator=torch.Generator().manual_seed(1)).double()
+    weight[weight < 0.4] = 0.0
+    weight[0] = 1.0
+    return weight
+
+
+def test_a_loss_mask_renormalises_by_the_kept_area() -> None:
+    """sum(w * error) / (C * sum(w)), anew in numpy; the metric is of the whole latents."""
+    schedule = schedule_of("epsilon")
+    batch = dataclasses.replace(batch_of(), weight=masks_of())
+    terms = SFT("plain")(policy, {}, batch, schedule)
+    x_t = schedule.add_noise(batch.x0, batch.noise, batch.t)
+    errors = ((policy(x_t, batch.t, batch.cond) - batch.noise) ** 2).numpy()
+    weight = masks_of().numpy()
+    kept = (weight * errors).sum((1, 2, 3)) / (errors.shape[1] * weight.sum((1, 2, 3)))
+    np.testing.assert_allclose(terms.per_sample, kept, rtol=1e-12)
+    np.testing.assert_allclose(terms.metrics["mse"], errors.mean((1, 2, 3)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_mask_of_ones_is_no_mask_bit_for_bit(dtype: torch.dtype) -> None:
+    schedule, batch = schedule_of("v_prediction"), batch_of(dtype=dtype)
+    whole = dataclasses.replace(batch, weight=torch.ones(5, 1, 3, 4, dtype=dtype))
+    found = []
+    for one in (batch, whole):
+        scale = torch.ones(5, dtype=dtype, requires_grad=True)
+        own = dataclasses.replace(one, cond=one.cond * scale)
+        terms = SFT("min_snr")(policy, {}, own, schedule).per_sample
+        terms.sum().backward()
+        found.append((terms.detach(), scale.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_masked_cells_have_no_gradient_and_do_not_matter() -> None:
+    schedule, weight = schedule_of("epsilon"), masks_of()
+    batch = dataclasses.replace(batch_of(), weight=weight)
+    shift = torch.zeros_like(batch.x0, requires_grad=True)
+
+    def shifted(x_t: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        return policy(x_t, t, cond) + shift
+
+    terms = SFT("plain")(shifted, {}, batch, schedule).per_sample
+    terms.sum().backward()
+    assert shift.grad is not None
+    masked = (weight == 0).expand_as(shift)
+    assert masked.any()
+    assert (shift.grad[masked] == 0).all()
+    assert (shift.grad[~masked] != 0).all()
+    with torch.no_grad():
+        shift[masked] = 100.0
+    assert torch.equal(SFT("plain")(shifted, {}, batch, schedule).per_sample, terms)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tastemaker.engine.latent_encoder import LatentEncoder
 from tastemaker.errors import InputError, StaleCache
 from tastemaker.models.family import load_family
 from tastemaker.records.run import Artefact
@@ -35,12 +36,12 @@ def work(root: Path, given: dict[str, Artefact], key: str = "", **fields: object
 
 def test_latents_are_the_autoencoders_and_carry_their_sizes(tmp_path, given):
     counts, found = work(tmp_path, given, dtype="fp32", batch=4)
-    assert counts == {"encoded": 6, "already there": 0}
+    assert counts == {"encoded": 6, "already there": 0, "encoded: new picture": 6}
     family = load_family(str(given["model"].path))
     collection, selection = Path(given["collection"].path), Path(given["selection"].path)
-    pictures = open_pictures(collection, selection, Size(32, 32))
+    pictures = open_pictures(collection, selection)
     for picture_id in ids_of(given):
-        latent, picture = found.read(picture_id), pictures.load(picture_id)
+        latent, picture = found.read(picture_id), pictures.load(picture_id, Size(32, 32))
         with torch.no_grad():
             mean, _ = family.encode_image(torch.from_numpy(picture.pixels).permute(2, 0, 1)[None])
         torch.testing.assert_close(latent.mean, mean[0])
@@ -56,7 +57,7 @@ def test_editing_one_picture_costs_exactly_its_latent(tmp_path, given):
     old, new = set(ids_of(given)), set(ids_of(edited))
     assert (len(old - new), len(new - old)) == (1, 1)
     counts, after = work(tmp_path, edited, key="edited")
-    assert counts == {"encoded": 1, "already there": 5}
+    assert counts == {"encoded": 1, "already there": 5, "encoded: edited picture": 1}
     for picture_id in old & new:
         assert torch.equal(before.read(picture_id).mean, after.read(picture_id).mean)
     with pytest.raises(StaleCache, match=r"Run the cache step with the same selection"):
@@ -74,7 +75,7 @@ def test_other_sizes_and_formats_are_other_latents(tmp_path, given):
 
 
 def test_a_killed_step_keeps_its_finished_shards(tmp_path, given, monkeypatch):
-    encode, calls = cache._encode, []
+    encode, calls = LatentEncoder.encode, []
 
     def encode_or_die(*arguments):
         calls.append(1)
@@ -82,12 +83,12 @@ def test_a_killed_step_keeps_its_finished_shards(tmp_path, given, monkeypatch):
             raise KeyboardInterrupt
         return encode(*arguments)
 
-    monkeypatch.setattr(cache, "_encode", encode_or_die)
+    monkeypatch.setattr(LatentEncoder, "encode", encode_or_die)
     with pytest.raises(KeyboardInterrupt):
         work(tmp_path, given, shard_images=2)
     monkeypatch.undo()
     counts, found = work(tmp_path, given, shard_images=2)
-    assert counts == {"encoded": 2, "already there": 4}
+    assert counts == {"encoded": 2, "already there": 4, "encoded: new picture": 2}
     assert all(torch.isfinite(found.read(picture_id).mean).all() for picture_id in ids_of(given))
 
 

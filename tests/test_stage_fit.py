@@ -29,7 +29,7 @@ SHORT = {
     "validate_every_images": 12,
     "save_every_images": 8,
     "optimizer": {"lr": 1e-2},
-    "caption_weights": (2.0, 1.0),
+    "prompts": {"kind": "captions", "weights": (2.0, 1.0)},
 }
 LORA = {"method": {"kind": "lora", "rank": 2, "alpha": 2.0}}
 TEXT = ("unet", "text_encoder_1", "text_encoder_2")
@@ -37,6 +37,18 @@ FULL = {"method": {"kind": "full", "parts": TEXT}}
 WAYS = {
     "lora": LORA,
     "lora in bf16, averaged": {**LORA, "autocast": "bf16", "ema_decay": 0.9},
+    "DoRA and rsLoRA in text encoders too, averaged, bf16": {
+        "method": {
+            **LORA["method"],
+            "parts": ("denoiser", "text_encoder_1", "text_encoder_2"),
+            "dora": True,
+            "rslora": True,
+            "init": "gaussian",
+        },
+        "optimizer": {"lr": 1e-2, "part_lr": {"denoiser": 2e-2, "text_encoder_2": 1e-3}},
+        "autocast": "bf16",
+        "ema_decay": 0.9,
+    },
     "text encoders too, averaged, bf16": {
         **FULL,
         "autocast": "bf16",

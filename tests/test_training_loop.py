@@ -1,6 +1,10 @@
 """The loop: what a step is, whatever the micro-batch, and when it refuses to go on."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Barrier
 
 import pytest
 import torch
@@ -14,14 +18,16 @@ from tastemaker.objectives.protocol import Terms
 from tastemaker.records.draws import Draw
 from tastemaker.records.run import Visit
 from tastemaker.records.size import Size
-from tastemaker.training.loop import Progress, train
+from tastemaker.training.loop import Progress, Share, Step, train
 from tastemaker.training.lr import LrCourse, lr_course
 from tastemaker.training.optimizer import AdamWConfig, build_optimizer
-from tastemaker.training.order import DataOrder
+from tastemaker.training.order import DataOrder, rank_slice
 
 BATCH = 8
-IDS = [f"picture{i}" for i in range(20)]
+IDS = [f"picture{i}" for i in range(24)]
 ORDER = DataOrder({Size(8, 8): IDS}, BATCH, seed=0)
+UNEVEN = DataOrder({Size(8, 8): IDS[:9], Size(4, 8): IDS[9:]}, BATCH, seed=0)
+"""Steps of 8, 1, 8 and 7 samples in some order."""
 
 
 def network(dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -49,7 +55,7 @@ def run(net: nn.Module, micro_batch: int, images: int = 48, **options):
     return list(
         train(
             options.pop("terms", None) or terms_of(net),
-            ORDER.step,
+            options.pop("order", ORDER).step,
             optimizer,
             lr_at=lr_course(course, images),
             images_total=images,
@@ -121,8 +127,65 @@ def test_going_on_continues_the_count_and_the_course():
     assert run(network(), BATCH, images=48, progress=Progress(48, 6)) == []
 
 
-def test_the_last_batch_is_whole():
+def test_the_last_batch_is_not_cut():
     assert run(network(), BATCH, images=33)[-1].images == 40
+
+
+def test_whole_epochs_end_at_their_last_image_whatever_the_remainders():
+    steps = run(network(), BATCH, images=2 * len(IDS), order=UNEVEN)
+    assert [len(s.visits) for s in steps] != [BATCH] * len(steps)
+    assert steps[-1].images == sum(len(s.visits) for s in steps) == 2 * len(IDS)
+    uses = Counter(v for s in steps for v in s.ids)
+    assert uses == dict.fromkeys(IDS, 2)
+
+
+@pytest.mark.parametrize("micro_batch", [3, 1])
+def test_a_smaller_batch_is_the_mean_over_its_own_samples(micro_batch):
+    whole, parts, plain = (network(torch.float64) for _ in range(3))
+    steps = run(whole, BATCH, images=24, order=UNEVEN, clip_norm=None)
+    run(parts, micro_batch, images=24, order=UNEVEN, clip_norm=None)
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    loss = terms_of(plain)(UNEVEN.step(0)).per_sample.mean()
+    gradients = torch.autograd.grad(loss, list(plain.parameters()))
+    assert steps[0].loss == pytest.approx(float(loss.detach()), rel=1e-6)
+    torch.testing.assert_close(steps[0].norm, nn.utils.get_total_norm(gradients))
+
+
+def together(world: int, images: int) -> list[tuple[nn.Module, list[Step]]]:
+    """The loop in `world` threads, which add up their gradients as processes would."""
+    nets = [network(torch.float64) for _ in range(world)]
+    barrier, given = Barrier(world), dict.fromkeys(range(world), list[torch.Tensor]())
+
+    def add_up(rank: int, gradients: list[torch.Tensor]) -> None:
+        given[rank] = [gradient.clone() for gradient in gradients]
+        barrier.wait(60)
+        for gradient, *parts in zip(gradients, *given.values(), strict=True):
+            gradient.copy_(sum(parts))
+        barrier.wait(60)
+
+    def work(rank: int) -> list[Step]:
+        share = Share(rank, world, partial(add_up, rank))
+        return run(nets[rank], 2, images=images, order=UNEVEN, share=share)
+
+    with ThreadPoolExecutor(world) as pool:
+        return list(zip(nets, pool.map(work, range(world)), strict=True))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_several_processes_train_as_one_also_where_some_have_no_sample(world):
+    alone = network(torch.float64)
+    steps = run(alone, BATCH, images=24, order=UNEVEN)
+    assert 1 in {len(step.visits) for step in steps}  # there all ranks but the first are idle
+    for rank, (net, own) in enumerate(together(world, 24)):
+        assert [(s.images, s.visits, s.lr) for s in own] == [
+            (s.images, s.visits, s.lr) for s in steps
+        ]
+        for one, other in zip(own, steps, strict=True):
+            torch.testing.assert_close(one.norm, other.norm, rtol=1e-9, atol=0)
+            assert len(one.terms["loss"]) == len(rank_slice(other.visits, rank, world))
+        for one, other in zip(net.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
 def test_metrics_are_means_over_the_whole_batch():

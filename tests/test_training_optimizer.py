@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from tastemaker.errors import InputError
@@ -27,6 +28,27 @@ def test_norms_biases_and_scalars_do_not_decay():
         "unet.norm.bias": 0.0,
         "unet.scale": 0.0,
     }
+
+
+def test_lengths_of_dora_do_not_decay_whatever_their_axes():
+    adapted = nn.Module()
+    adapted.conv = nn.Module()
+    adapted.conv.lora_magnitude_vector = nn.ModuleDict({"default": nn.Module()})
+    adapted.conv.lora_magnitude_vector["default"].weight = nn.Parameter(torch.ones(1, 4, 1, 1))
+    adapted.conv.lora_A = nn.ModuleDict({"default": nn.Conv2d(4, 2, 1, bias=False)})
+    optimizer = build_optimizer({"unet": adapted}, AdamWConfig(weight_decay=0.1))
+    decay = {n: g["weight_decay"] for g in optimizer.param_groups for n in g["param_names"]}
+    assert decay == {
+        "unet.conv.lora_magnitude_vector.default.weight": 0.0,
+        "unet.conv.lora_A.default.weight": 0.1,
+    }
+
+
+@pytest.mark.parametrize("rate", [0.0, -1e-4, float("nan")])
+def test_a_rate_of_a_part_is_above_zero(rate):
+    """A part that is not to change is left out of the parts instead."""
+    with pytest.raises(ValidationError, match="greater than 0"):
+        AdamWConfig(part_lr={"unet": rate})
 
 
 def test_each_part_has_its_own_rate():

@@ -1,4 +1,4 @@
-"""Data order: nothing dropped or favoured, one bucket a step, a pure function of the step."""
+"""Data order: an epoch is every id once, a step one bucket, all of it a pure function of k."""
 
 import math
 from collections import Counter
@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tastemaker.errors import InputError
+from tastemaker.records.run import Visit
 from tastemaker.records.size import Size
-from tastemaker.training.order import DataOrder
+from tastemaker.training.order import DataOrder, rank_slice
 
 buckets = st.dictionaries(
     st.builds(Size, st.integers(1, 4), st.integers(1, 4)),
@@ -23,50 +24,72 @@ def ids_of(counts: dict[Size, int]) -> dict[Size, list[str]]:
     return {size: [f"{size}-{i}" for i in range(n)] for size, n in counts.items()}
 
 
-@given(buckets, st.integers(1, 9), st.integers(0, 5), st.integers(1, 4))
-def test_every_epoch_uses_every_id_and_none_too_often(counts, batch, seed, epochs):
+@given(buckets, st.integers(1, 9), st.integers(0, 5))
+def test_every_epoch_uses_every_id_exactly_once(counts, batch, seed):
     ids = ids_of(counts)
     order = DataOrder(ids, batch, seed)
-    steps = [order.step(k) for k in range(order.steps_until(epochs))]
-    uses = Counter(visit.sample_id for step in steps for visit in step)
-    assert uses.keys() == {one for some in ids.values() for one in some}
-    assert min(uses.values()) >= epochs
-    for some in ids.values():
-        used = [uses[one] for one in some]
-        assert sum(used) - epochs * len(some) < batch  # used early: less than one batch
-        assert not used or max(used) - min(used) <= 1  # nobody is favoured
+    everyone = sorted(one for some in ids.values() for one in some)
+    for epoch in range(3):
+        first = epoch * order.steps_per_epoch
+        visits = [v for k in range(order.steps_per_epoch) for v in order.step(first + k)]
+        assert sorted(v.sample_id for v in visits) == everyone
+        assert {v.visit for v in visits} == {epoch}
+    assert order.samples == len(everyone)
 
 
 @given(buckets, st.integers(1, 9), st.integers(0, 5))
-def test_visits_count_the_earlier_uses_without_a_gap(counts, batch, seed):
+def test_a_bucket_gives_whole_batches_and_one_with_the_remainder(counts, batch, seed):
     order = DataOrder(ids_of(counts), batch, seed)
-    seen: dict[str, list[int]] = {}
-    for k in range(order.steps_until(3)):
-        for visit in order.step(k):
-            seen.setdefault(visit.sample_id, []).append(visit.visit)
-    assert all(visits == list(range(len(visits))) for visits in seen.values())
+    assert order.steps_per_epoch == sum(math.ceil(n / batch) for n in counts.values())
+    for epoch in range(2):
+        lengths: dict[Size, list[int]] = {}
+        for k in range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch):
+            lengths.setdefault(order.bucket(k), []).append(len(order.step(k)))
+        for size, n in counts.items():
+            remainder = [n % batch] if n % batch else []
+            assert sorted(lengths.get(size, [])) == sorted([batch] * (n // batch) + remainder)
 
 
 @given(buckets, st.integers(1, 9), st.integers(0, 5), st.data())
-def test_a_step_is_whole_of_one_bucket_and_needs_no_history(counts, batch, seed, data):
+def test_a_step_is_of_one_bucket_and_needs_no_history(counts, batch, seed, data):
     ids = ids_of(counts)
     order = DataOrder(ids, batch, seed)
-    expected = [order.step(k) for k in range(order.steps_until(3))]
+    expected = [order.step(k) for k in range(3 * order.steps_per_epoch)]
     k = data.draw(st.integers(0, len(expected) - 1))
     shuffled = {size: ids[size][::-1] for size in reversed(ids)}
-    fresh = DataOrder(shuffled, batch, seed)
-    assert fresh.step(k) == expected[k]
+    resumed = DataOrder(shuffled, batch, seed)
+    assert [resumed.step(n) for n in range(k, len(expected))] == expected[k:]
     assert order.step(k) == expected[k]  # going back, after the last epoch
-    assert len(expected[k]) == batch
-    assert {visit.sample_id for visit in expected[k]} <= set(ids[fresh.bucket(k)])
+    assert {visit.sample_id for visit in expected[k]} <= set(ids[resumed.bucket(k)])
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 9))
-def test_steps_of_epochs_follow_the_rule_in_the_docstring(lengths, batch):
-    order = DataOrder(ids_of({Size(1, n): m for n, m in enumerate(lengths)}), batch, 0)
-    for epochs in range(5):
-        assert order.steps_until(epochs) == sum(math.ceil(epochs * n / batch) for n in lengths)
-    assert order.steps_per_epoch == order.steps_until(1)
+@pytest.mark.parametrize("world", [1, 2, 4])
+@given(counts=buckets, batch=st.integers(1, 9), data=st.data())
+def test_processes_split_one_sequence_also_after_a_resume(world, counts, batch, data):
+    alone = DataOrder(ids_of(counts), batch, 0)
+    steps = range(2 * alone.steps_per_epoch)
+    first = data.draw(st.sampled_from(steps))
+    ranks = [DataOrder(ids_of(counts), batch, 0) for _ in range(world)]
+    for k in steps[first:]:
+        parts = [rank_slice(order.step(k), rank, world) for rank, order in enumerate(ranks)]
+        assert sum(parts, ()) == alone.step(k)
+        lengths = [len(part) for part in parts]
+        assert lengths == sorted(lengths, reverse=True)
+        assert lengths[0] - lengths[-1] <= 1
+        assert lengths[0] > 0
+
+
+def test_a_remainder_smaller_than_the_world_leaves_some_without():
+    visits = (Visit("a", 0), Visit("b", 0))
+    assert [rank_slice(visits, rank, 4) for rank in range(4)] == [
+        (visits[0],),
+        (visits[1],),
+        (),
+        (),
+    ]
+    for rank, world in ((4, 4), (-1, 4), (0, 0)):
+        with pytest.raises(ValueError, match=f"rank {rank}"):
+            rank_slice(visits, rank, world)
 
 
 def test_the_seed_and_the_epoch_change_the_order():
@@ -85,17 +108,36 @@ def test_buckets_are_mixed_within_an_epoch():
     assert changes > 8  # sorted buckets would change once
 
 
-def test_fewer_images_than_a_batch_come_again_in_the_same_step():
+def test_the_remainder_comes_anywhere_in_an_epoch():
+    order = DataOrder({Size(1, 1): [f"a{i}" for i in range(33)]}, 8, 0)
+    small = [k % 5 for k in range(5 * 60) if len(order.step(k)) == 1]
+    assert len(small) == 60
+    assert min(Counter(small).values()) >= 3  # each of the five places, 12 times on average
+
+
+def test_every_pair_meets_in_a_batch_at_some_time():
+    order = DataOrder({Size(1, 1): list("abcde")}, 2, 0)
+    batches = {frozenset(v.sample_id for v in order.step(k)) for k in range(3 * 60)}
+    assert len([pair for pair in batches if len(pair) == 2]) == 10
+
+
+def test_fewer_images_than_a_batch_are_a_smaller_batch():
     order = DataOrder({Size(1, 1): ["a", "b", "c"]}, 8, 0)
-    uses = Counter(visit.sample_id for visit in order.step(0))
-    assert sorted(uses.values()) == [2, 3, 3]
-    assert len({(v.sample_id, v.visit) for v in order.step(0)}) == 8  # different draws
+    assert order.steps_per_epoch == 1
+    assert sorted(order.step(5), key=lambda v: v.sample_id) == [Visit(i, 5) for i in "abc"]
+
+
+def test_buckets_may_have_more_to_their_keys_than_a_size():
+    keys = {(Size(8, 8), 1): ["a", "b"], (Size(8, 8), 3): ["c"], (Size(4, 8), 1): ["d"]}
+    order = DataOrder(keys, 2, 0)
+    found = {order.bucket(k): {v.sample_id for v in order.step(k)} for k in range(3)}
+    assert found == {key: set(ids) for key, ids in keys.items()}
 
 
 def test_a_far_step_is_found_without_walking_there():
     order = DataOrder({Size(1, 1): ["a"], Size(2, 2): ["b", "c"]}, 8, 0)
     visits = order.step(10**9)
-    assert len(visits) == 8
+    assert {visit.visit for visit in visits} == {5 * 10**8}
     assert order.step(10**9) == visits
 
 

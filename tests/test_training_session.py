@@ -14,7 +14,7 @@ from tastemaker.store import jsonl
 from tastemaker.training.session import Outcome, fit
 from tastemaker.training.settings import TrainingSettings
 
-IDS = {Size(8, 8): ["a", "b", "c"], Size(4, 8): ["d", "e"]}
+IDS = {Size(8, 8): ["a", "b", "c", "f"], Size(4, 8): ["d", "e"]}
 SHORT = {
     "images_total": 20,
     "batch": 2,
@@ -70,6 +70,36 @@ def test_figures_come_when_they_are_due_and_at_both_ends(tmp_path):
     assert at(rows, "validation/loss") == [0, 8, 16, 20]
     assert outcome.figures == {"validation/loss": rows[-1]["validation/loss"]}
     assert {row["lr"] for row in rows if "lr" in row} == {0.1}
+
+
+def test_remainders_are_smaller_steps_and_images_still_add_up(tmp_path):
+    toy, told = Toy(), []
+    settings = TrainingSettings.model_validate({**SHORT, "images_total": 21, "batch": 4})
+    ids = {Size(8, 8): list("abcde"), Size(4, 8): ["f", "g"]}
+    outcome = fit(toy, ids, settings, tmp_path, lambda images, **_: told.append(images))
+    assert (outcome.images, outcome.steps, sum(told)) == (21, 9, 21)  # three epochs of 4 + 1 and 2
+    assert sorted(size for size, _, _ in toy.asked) == [1, 1, 1, 2, 2, 2, 4, 4, 4]
+    rows = list(jsonl.read(tmp_path / "log" / "metrics.jsonl"))
+    assert len(at(rows, "validation/loss")) == 1 + 2 + 1  # at 0, beyond 8 and 16, at the end
+
+
+def test_what_is_coming_is_announced_in_the_order_in_which_it_comes(tmp_path):
+    told: list[list[Visit]] = []
+    seen: list[Visit] = []
+
+    class Listening(Toy):
+        def terms(self, visits: Sequence[Visit]) -> Terms:
+            seen.extend(visits)
+            assert [v for v in told[-1] if v in visits] == list(visits)
+            return super().terms(visits)
+
+    settings = TrainingSettings.model_validate(SHORT)
+    fit(Listening(), IDS, settings, tmp_path, lambda *_, **__: None, expect=lambda coming: told.append(list(coming)))
+    assert len(told) == 10
+    for number, coming in enumerate(told):
+        rest = seen[2 * number :]
+        assert coming[: len(rest)] == rest[: len(coming)]
+        assert len(coming) >= 64
 
 
 def test_validation_is_in_evaluation_mode_and_training_is_not(tmp_path):

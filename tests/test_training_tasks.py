@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tastemaker.curation.prompts import CaptionChoice
+from tastemaker.curation.prompts import CaptionPrompt
 from tastemaker.diffusion.noise import noise
 from tastemaker.models.autoencoder import build_autoencoder, standardise_latents
 from tastemaker.models.image_text import ImageText
@@ -22,6 +22,7 @@ from tastemaker.training import diffusion
 from tastemaker.training.autoencoder import AutoencoderTask, dihedral, latent_statistics
 from tastemaker.training.diffusion import DiffusionTask
 from tastemaker.training.image_text import ImageTextTask
+from tastemaker.training.prompting import Prompter
 from tests.tiny_models import CLIP, CONFIG, WORDS, pictures, tiny_sdxl, tokenizers
 
 IDS = ("a", "b", "c", "d", "e")
@@ -47,8 +48,8 @@ def task(parts: Sequence[str] = ("unet",), **grids: Sequence[str]) -> DiffusionT
     family = tiny_sdxl()
     family.trainable(parts)
     chosen = {name: family.parts[name] for name in parts}
-    choice = CaptionChoice((1.0, 1.0), empty=0.2)
-    return DiffusionTask(family, chosen, RECORDS, latent_of, SFT(), choice, seed=0, **grids)
+    texts = Prompter(RECORDS, CaptionPrompt(weights=(1.0, 1.0), empty=0.2), 0)
+    return DiffusionTask(family, chosen, texts, latent_of, SFT(), seed=0, **grids)
 
 
 # --- diffusion -----------------------------------------------------------------------------------
@@ -95,8 +96,8 @@ def test_frozen_text_states_are_the_encoders_own_and_do_not_depend_on_autocast()
     with torch.autocast("cpu", torch.bfloat16):
         made.terms(VISITS)
     assert made._text_states
-    for text, states in made._text_states.items():
-        own = made.family.encode_text([text], made._windows)
+    for (text, windows), states in made._text_states.items():
+        own = made.family.encode_text([text], windows)
         assert torch.equal(states.context, own.context), text
         assert torch.equal(states.pooled, own.pooled), text
 
@@ -171,8 +172,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> ImageText:
 
 def matched(clip: ImageText, records=RECORDS, **options: Sequence[str]) -> ImageTextTask:
     tensors = dict(zip(IDS, pictures(5, side=16), strict=True))
-    choice = CaptionChoice((1.0, 1.0))
-    return ImageTextTask(clip, records, tensors, Contrastive(), choice, seed=0, **options)
+    texts = Prompter(records, CaptionPrompt(weights=(1.0, 1.0), empty=0), 0)
+    return ImageTextTask(clip, texts, tensors, Contrastive(), seed=0, **options)
 
 
 def test_contrastive_terms_are_of_the_whole_batch_and_repeat(clip):

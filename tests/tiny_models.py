@@ -1,5 +1,6 @@
 """The smallest models that run the real code: a 64-px SDXL with 16x16 latents."""
 
+import json
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,6 +57,42 @@ CONFIG: dict[str, Any] = {
         "timestep_spacing": "trailing",
     },
 }
+_UNET = {name: value for name, value in CONFIG["unet"].items() if name != "addition_time_embed_dim"}
+SD15 = {**CONFIG, "unet": {**_UNET, "attention_head_dim": 2}}
+del SD15["text_encoder_2"]
+REFINER = {name: value for name, value in CONFIG.items() if name != "text_encoder"}
+PIXART: dict[str, Any] = {
+    "transformer": {
+        "sample_size": 16,
+        "num_layers": 2,
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "in_channels": 4,
+        "out_channels": 8,
+        "cross_attention_dim": 24,
+        "attention_bias": True,
+    },
+    "text_encoder": {
+        "d_model": 20,
+        "d_kv": 10,
+        "d_ff": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+        "feed_forward_proj": "gated-gelu",
+    },
+    "vae": CONFIG["vae"],
+    "scheduler": {"num_train_timesteps": 1000, "beta_schedule": "linear", "clip_sample": False},
+}
+# At 128 the transformer is told sizes; the pictures of the tests may be smaller all the same.
+PIXART_1024 = {**PIXART, "transformer": {**PIXART["transformer"], "sample_size": 128}}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "sd15": ("sd15", SD15),
+    "sdxl": ("sdxl", CONFIG),
+    "refiner": ("sdxl", REFINER),
+    "pixart-512": ("pixart", PIXART),
+    "pixart-1024": ("pixart", PIXART_1024),
+}
+"""Name in tests -> family and configuration."""
 CLIP = {
     "text_config": TEXT,
     "vision_config": {
@@ -86,6 +123,35 @@ def tiny_sdxl(seed: int = 0, **unet: Any) -> Any:
     with TemporaryDirectory() as folder:
         config = {**CONFIG, "unet": {**CONFIG["unet"], **unet}}
         return build_sdxl(config, tokenizers(Path(folder)), seed=seed)
+
+
+def t5_tokenizer(folder: Path) -> Path:
+    """A unigram tokenizer of T5's layout in `tokenizer/`: pad 0, end 1, unknown 2."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import T5Tokenizer
+
+    learner = Tokenizer(models.Unigram())
+    learner.normalizer = normalizers.NFKC()  # pyright: ignore[reportAttributeAccessIssue]
+    learner.pre_tokenizer = pre_tokenizers.Metaspace()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=120, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>",
+        show_progress=False,
+    )  # fmt: skip
+    learner.train_from_iterator(sorted(WORDS), trainer)
+    learned: Any = json.loads(learner.to_str())["model"]["vocab"]
+    vocab = [(piece, score) for piece, score in learned]
+    T5Tokenizer(vocab=vocab, extra_ids=0).save_pretrained(folder / "tokenizer")
+    return folder
+
+
+def tiny_family(name: str, seed: int = 0, **options: Any) -> Any:
+    """A new, untrained model of any row of `FAMILIES`."""
+    from tastemaker.models.family import build_family
+
+    family, config = FAMILIES[name]
+    with TemporaryDirectory() as folder:
+        made = t5_tokenizer(Path(folder)) if family == "pixart" else tokenizers(Path(folder))
+        return build_family(family, config, made, seed=seed, **options)
 
 
 @cache

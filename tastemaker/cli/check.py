@@ -17,21 +17,30 @@ def check(
 ) -> int:
     """Find everything that can fail before the first step: recipe, pictures, models, disk.
 
-    Nothing is run. Exit code 2 when the recipe cannot run as it is.
+    Nothing is run. Where pictures and model are there, the texts that training would read first
+    are shown, with the lengths that batches are padded to. Exit code 2 when the recipe cannot run
+    as it is.
     """
-    from tastemaker.cli.steps import run_folder, say_finding
+    from tastemaker.cli.steps import previews, run_folder, say_finding
     from tastemaker.recipe.check import check_recipe
     from tastemaker.recipe.load import load_recipe
     from tastemaker.store.rundir import RunDir
 
     session = get_session(context, as_json)
     resolved = load_recipe(recipe, pairs or (), stages=session.table())
-    findings = check_recipe(resolved, RunDir(run_folder(resolved, out)))
+    run = RunDir(run_folder(resolved, out))
+    findings = check_recipe(resolved, run)
+    shown = previews(resolved, run)
     fatal = any(finding.fatal for finding in findings)
     if as_json:
         found = [asdict(finding) for finding in findings]
-        session.result({"recipe": resolved.name, "ready": not fatal, "findings": found})
+        told = {"recipe": resolved.name, "ready": not fatal, "findings": found}
+        session.result({**told, "previews": shown})
     else:
+        for step, lines in shown.items():
+            session.say(f"{step}:")
+            for line in lines:
+                session.say(f"    {line}")
         for finding in findings:
             say_finding(session, finding)
         ready = "is not ready to run" if fatal else "is ready to run"

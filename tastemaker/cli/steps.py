@@ -137,7 +137,7 @@ def show_plan(session: Session, recipe: "Recipe", out: Path | None) -> None:
                 "status": status,
                 "key": one.key,
                 "inputs": inputs,
-                "preview": [] if status == "done" else _preview(one, run),
+                "preview": [] if status == "done" else preview_lines(one, run),
             }
         )
     if session.as_json:
@@ -159,7 +159,19 @@ def _say_plan(session: Session, recipe: "Recipe", run: "RunDir", rows: list[Any]
             session.say(f"{_INDENT}{line}")
 
 
-def _preview(one: "PlannedStep", run: "RunDir") -> list[str]:
+def previews(recipe: "Recipe", run: "RunDir") -> dict[str, list[str]]:
+    """Step -> what it would do, in lines, for the steps that are not done and can tell."""
+    from tastemaker.recipe.content import run_contents
+    from tastemaker.recipe.plan import make_plan
+
+    shown = {}
+    for one in make_plan(recipe, run_contents(run))[0]:
+        if run.step(one.step.name, one.step.stage.name, one.key).finished() is None:
+            shown[one.step.name] = preview_lines(one, run)
+    return {name: lines for name, lines in shown.items() if lines}
+
+
+def preview_lines(one: "PlannedStep", run: "RunDir") -> list[str]:
     """What a stage says that it would do; nothing where its inputs are not there or are wrong."""
     from tastemaker.errors import InputError
     from tastemaker.recipe.check import known_inputs

@@ -61,7 +61,7 @@ class DiscreteSchedule:
             InputError: the schedule is of a kind that this class cannot hold.
         """
         kind = str(config.get("_class_name", ""))
-        if "FlowMatch" in kind:
+        if "FlowMatch" in kind or kind.startswith("EDM"):
             raise _unusable("_class_name", kind, "a discrete alpha_bar scheduler")
         prediction = config.get("prediction_type", "epsilon")
         if prediction not in get_args(PredictionType):

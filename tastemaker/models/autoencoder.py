@@ -55,6 +55,19 @@ def load_autoencoder(path: Path | str) -> AutoencoderKL:
     return own_memory(cast(AutoencoderKL, loaded))
 
 
+def given_or_built(
+    vae: AutoencoderKL | Path | None, config: Mapping[str, Any] | None, *, seed: int
+) -> AutoencoderKL:
+    """The autoencoder of a new model: the one given, that in a folder, or an untrained one."""
+    if isinstance(vae, Path):
+        return load_autoencoder(vae)
+    if vae is not None:
+        return vae
+    if config is None:
+        raise InputError("vae", "none", "an autoencoder, or its config", "Give one of them.")
+    return build_autoencoder(config, seed=seed)
+
+
 def to_unit_range(pixels: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """Floats in [0, 1] from uint8, or floats unchanged.
 
@@ -109,8 +122,18 @@ def decode(vae: AutoencoderKL, latents: Float[Tensor, "B c h w"]) -> Float[Tenso
 
 
 def _scaling(vae: AutoencoderKL) -> tuple[Float[Tensor, "1 k 1 1"], Float[Tensor, "1 k 1 1"]]:
-    """Factor and shift: one number each, or one a channel where the config has statistics."""
-    factor, config = torch.tensor(float(vae.config["scaling_factor"])).view(1, 1, 1, 1), vae.config
+    return scaling_of(vae.config)
+
+
+def scaling_of(
+    config: Mapping[str, Any],
+) -> tuple[Float[Tensor, "1 k 1 1"], Float[Tensor, "1 k 1 1"]]:
+    """Factor and shift: one number each, or one a channel where the config has statistics.
+
+    Args:
+        config: the fields of an autoencoder's `config.json`.
+    """
+    factor = torch.tensor(float(config["scaling_factor"])).view(1, 1, 1, 1)
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is not None and std is not None:
         return factor / torch.tensor(std).view(1, -1, 1, 1), torch.tensor(mean).view(1, -1, 1, 1)

@@ -1,100 +1,41 @@
 """The one protocol that every architecture answers, and the table of architectures.
 
-Axes: B batch, L text positions, D width of a text position, P width of the pooled text, c h w
-latent.
+Axes: B batch, c h w latent.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Real, Shaped
 from torch import Tensor, nn
 
 from tastemaker.errors import InputError
+from tastemaker.models.checkpoints import family_name
+from tastemaker.models.conditioning import Conditioning, TextStates
 from tastemaker.models.locate import locate
-from tastemaker.records.size import ImageSizes
+from tastemaker.models.precision import DTYPES, Precision
+from tastemaker.records.size import ImageSizes, Size
 
 if TYPE_CHECKING:
-    from tastemaker.diffusion.schedule import DiscreteSchedule
+    from tastemaker.diffusion.schedule import DiscreteSchedule, PredictionType
     from tastemaker.models.sdxl import SDXLFamily
+    from tastemaker.models.text import TokenReport
 
-Precision = Literal["fp32", "bf16", "fp16"]
-
-DTYPES: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
-
-
-@dataclass(frozen=True)
-class TextStates:
-    """What the text encoders say of a batch of prompts."""
-
-    context: Float[Tensor, "B L D"]
-    pooled: Float[Tensor, "B P"]
-
-    def __len__(self) -> int:
-        """Number of prompts."""
-        return self.context.shape[0]
-
-    @staticmethod
-    def join(states: Sequence["TextStates"]) -> "TextStates":
-        """Several batches as one; all must have the same number of text positions.
-
-        Raises:
-            ValueError: the lengths differ; encode with one number of windows then.
-        """
-        lengths = {each.context.shape[1] for each in states}
-        if len(lengths) > 1:
-            raise ValueError(
-                f"texts of different lengths {sorted(lengths)}: encode them with the same `windows`"
-            )
-        return TextStates(
-            torch.cat([s.context for s in states]), torch.cat([s.pooled for s in states])
-        )
-
-    def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> "TextStates":
-        """The chosen rows, as a batch."""
-        index = rows if isinstance(rows, slice | Tensor) else list(rows)
-        return TextStates(self.context[index], self.pooled[index])
-
-    def to(self, *args: Any, **kwargs: Any) -> "TextStates":
-        """Move or convert, like `Tensor.to`."""
-        return TextStates(self.context.to(*args, **kwargs), self.pooled.to(*args, **kwargs))
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """Text and sizes, ready for `denoise`; the time ids stay in fp32: bf16 cannot hold 1025."""
-
-    context: Float[Tensor, "B L D"]
-    pooled: Float[Tensor, "B P"]
-    time_ids: Float[Tensor, "B 6"]
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return self.context.shape[0]
-
-    def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> "Conditioning":
-        """The chosen rows, as a batch."""
-        index = rows if isinstance(rows, slice | Tensor) else list(rows)
-        return Conditioning(self.context[index], self.pooled[index], self.time_ids[index])
-
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> "Conditioning":
-        """Move everything; convert the text alone."""
-        return Conditioning(
-            self.context.to(device=device, dtype=dtype),
-            self.pooled.to(device=device, dtype=dtype),
-            self.time_ids.to(device=device),
-        )
+__all__ = [
+    "DTYPES",
+    "FAMILIES",
+    "Conditioning",
+    "Family",
+    "Precision",
+    "TextStates",
+    "build_family",
+    "build_sdxl",
+    "family_class",
+    "load_family",
+]
 
 
 class Family(Protocol):
@@ -104,7 +45,11 @@ class Family(Protocol):
     """
 
     name: str
+    denoiser: str
+    """Name of the part that denoises: `unet` or `transformer`."""
     precision: Precision
+    scheduler: Any
+    """The model's diffusers scheduler, for its config."""
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -127,6 +72,16 @@ class Family(Protocol):
         ...
 
     @property
+    def size_multiple(self) -> int:
+        """Sides of pictures must be multiples of this many pixels."""
+        ...
+
+    @property
+    def own_size(self) -> Size:
+        """The size of picture that the denoiser's config names."""
+        ...
+
+    @property
     def lora_targets(self) -> Mapping[str, tuple[str, ...]]:
         """Named groups of layers for LoRA; `attention` and `attention+ff` always exist."""
         ...
@@ -139,12 +94,21 @@ class Family(Protocol):
         """Tokens of each prompt, start and end not counted."""
         ...
 
+    def token_reports(self, prompts: Sequence[str]) -> "list[TokenReport]":
+        """Tokens, windows and lost tokens of each prompt."""
+        ...
+
     def encode_text(self, prompts: Sequence[str], windows: int | None = None) -> TextStates:
         """Text states; with `windows` given, a prompt's do not depend on its neighbours."""
         ...
 
-    def conditioning(self, text: TextStates, sizes: Sequence[ImageSizes]) -> Conditioning:
-        """Text states joined with the sizes of the pictures they belong to."""
+    def conditioning(
+        self, text: TextStates, sizes: Sequence[ImageSizes], *, negative: bool = False
+    ) -> Conditioning:
+        """Text states joined with the sizes of the pictures they belong to.
+
+        With `negative`, what guidance moves away from (the refiner is told a low score then).
+        """
         ...
 
     def encode_image(
@@ -158,13 +122,23 @@ class Family(Protocol):
         ...
 
     def denoise(
-        self, x_t: Float[Tensor, "B c h w"], t: Int[Tensor, " B"], cond: Conditioning
+        self, x_t: Float[Tensor, "B c h w"], t: Real[Tensor, " B"], cond: Conditioning
     ) -> Float[Tensor, "B c h w"]:
-        """The denoiser's raw prediction (noise, v or x0, as `schedule` says), in fp32."""
+        """The denoiser's raw prediction (noise, v or x0, as `schedule` says), in fp32.
+
+        As many channels as a latent has: a variance that the network predicts too is left out.
+        Training uses whole timesteps; samplers may ask between them.
+        """
         ...
 
     def schedule(self) -> "DiscreteSchedule":
         """The noise schedule that the denoiser was trained with."""
+        ...
+
+    def set_schedule(
+        self, *, prediction: "PredictionType | None" = None, zero_terminal: bool | None = None
+    ) -> None:
+        """Change what the model is taken to predict, or rescale to zero terminal SNR."""
         ...
 
     def trainable(self, parts: Sequence[str]) -> list[nn.Parameter]:
@@ -188,10 +162,12 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: dict[str, str] = {"sdxl": "tastemaker.models.sdxl:SDXLFamily"}
+FAMILIES: dict[str, str] = {
+    "sd15": "tastemaker.models.sd15:SD15Family",
+    "sdxl": "tastemaker.models.sdxl:SDXLFamily",
+    "pixart": "tastemaker.models.pixart:PixArtFamily",
+}
 """Name -> class, loaded when it is asked for."""
-
-_PIPELINES = {"StableDiffusionXLPipeline": "sdxl", "StableDiffusionXLImg2ImgPipeline": "sdxl"}
 
 
 def family_class(name: str) -> Any:
@@ -208,15 +184,37 @@ def family_class(name: str) -> Any:
     return getattr(import_module(module), cls)
 
 
-def load_family(reference: str | Path, *, precision: Precision = "fp32") -> Family:
+def load_family(
+    reference: str | Path,
+    *,
+    precision: Precision = "fp32",
+    prediction: "PredictionType | None" = None,
+    zero_terminal: bool | None = None,
+) -> Family:
     """Load a model: a packaged name, a diffusers folder, a single `.safetensors` file or a hub id.
+
+    Args:
+        reference: what the user wrote.
+        precision: of the denoiser and the text encoders.
+        prediction: what the model predicts, where its config does not tell the truth.
+        zero_terminal: whether its schedule ends in an SNR of 0, where the config does not tell.
 
     Raises:
         MissingModel: it is nowhere to be found.
         InputError: it is not a model of a supported architecture.
     """
     path = locate(str(reference), "model")
-    return family_class(_family_name(path)).load(path, precision=precision)
+    family: Family = family_class(family_name(path)).load(path, precision=precision)
+    if prediction is not None or zero_terminal is not None:
+        family.set_schedule(prediction=prediction, zero_terminal=zero_terminal)
+    return family
+
+
+def build_family(
+    name: str, config: Mapping[str, Any], tokenizers: Path, *, seed: int = 0, **options: Any
+) -> Family:
+    """A new model with untrained weights; see `build` of the family's class."""
+    return family_class(name).build(config, tokenizers, seed=seed, **options)
 
 
 def build_sdxl(
@@ -229,46 +227,3 @@ def build_sdxl(
 ) -> "SDXLFamily":
     """A new SDXL with untrained weights; see `SDXLFamily.build`."""
     return family_class("sdxl").build(config, tokenizers, vae=vae, seed=seed, precision=precision)
-
-
-def _family_name(path: Path) -> str:
-    if path.is_file():
-        return _family_of_single_file(path)
-    index = path / "model_index.json"
-    if not index.is_file():
-        raise InputError(
-            path,
-            "no model_index.json",
-            "a diffusers folder",
-            "Give the top folder of a saved diffusers pipeline.",
-        )
-    pipeline = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    if pipeline not in _PIPELINES:
-        known = ", ".join(_PIPELINES)
-        raise InputError(
-            index,
-            f"pipeline {pipeline}",
-            f"one of {known}",
-            "Choose a model of a supported architecture.",
-        )
-    return _PIPELINES[pipeline]
-
-
-def _family_of_single_file(path: Path) -> str:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-    except SafetensorError as error:
-        raise InputError(
-            path, f"an unreadable file ({error})", "a safetensors checkpoint", "Download it again."
-        ) from error
-    if any(name.startswith("conditioner.embedders.1.model.") for name in names):
-        return "sdxl"
-    raise InputError(
-        path,
-        "no SDXL text encoder among its tensors",
-        "an SDXL checkpoint",
-        "Choose a model of a supported architecture.",
-    )

@@ -9,6 +9,7 @@ from tastemaker.errors import MissingModel
 
 Kind = Literal[
     "model",
+    "configuration",
     "image_text",
     "autoencoder",
     "adapter",
@@ -31,6 +32,9 @@ _TRANSFORMERS = [*_NEEDED, "model.safetensors", "model-*-of-*.safetensors", "*.m
 _NOT_NEEDED = ["*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*", "*openvino*", "*.bin", "*.ckpt"]
 
 _FETCHED: dict[Kind, tuple[list[str], list[str]]] = {
+    # A gigabyte beside SD1.5 that no pipeline of ours runs.
+    "model": (_NEEDED, [*_NOT_NEEDED, "safety_checker/*"]),
+    "configuration": (["*.json", "*.txt", "*/*.json", "*/*.txt"], ["*/*.index.json"]),
     "image_text": (_NEEDED + _TOP_LEVEL_WEIGHTS, _NOT_NEEDED),
     "adapter": (_NEEDED + _TOP_LEVEL_WEIGHTS, _NOT_NEEDED),
     "vision": (_TRANSFORMERS, _NOT_NEEDED),
@@ -46,6 +50,7 @@ _FETCHED: dict[Kind, tuple[list[str], list[str]]] = {
 
 _EXPECTED: dict[Kind, str] = {
     "model": "a diffusers folder, a .safetensors checkpoint",
+    "configuration": "a diffusers folder, of which the weights are not needed",
     "image_text": "a transformers CLIP folder",
     "autoencoder": "a diffusers AutoencoderKL folder",
     "adapter": "a LoRA folder or .safetensors file",
@@ -144,6 +149,7 @@ def _missing(reference: str, got: str, kind: Kind) -> MissingModel:
         f"{kind} '{reference}'",
         got,
         f"{_EXPECTED[kind]}, a packaged name{names} or a hub id",
-        f"Run `hf download {example}` on a machine with network access, "
-        "or give the path of a local folder.",
+        f"Run `hf download {example}` where there is a network. Without a hub: "
+        f"`hf download {example} --local-dir FOLDER` on another machine, copy FOLDER here and give "
+        "the path of that local folder.",
     )

@@ -12,10 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tastemaker.errors import InputError, TastemakerError
-from tastemaker.records.size import Size
+from tastemaker.models.conditioning import Conditioning, TextStates
+from tastemaker.models.presets import Spacing
+from tastemaker.models.schedulers import scheduler_with
+from tastemaker.records.size import ImageSizes, Size
 
 if TYPE_CHECKING:
-    from tastemaker.models.family import Family, TextStates
+    from tastemaker.models.family import Family
 
 SamplerName = Literal["ddim", "dpmpp_2m", "dpmpp_2m_karras", "euler"]
 
@@ -38,9 +41,10 @@ class Sampling:
     Attributes:
         sampler: name in the table.
         steps: denoising steps.
-        guidance: classifier-free guidance scale; 1 turns it off (Ho and Salimans 2022).
+        guidance: classifier-free guidance scale; 1 and less turn it off (Ho and Salimans 2022).
         size: of the pictures.
         original: the size before resizing that SDXL is told; the pictures' own when None.
+        spacing: how the steps lie in the schedule; the model's own when None.
     """
 
     sampler: SamplerName
@@ -48,9 +52,10 @@ class Sampling:
     guidance: float
     size: Size
     original: Size | None = None
+    spacing: Spacing | None = None
 
 
-def make_sampler(name: str, config: Any) -> Any:
+def make_sampler(name: str, config: Any, spacing: Spacing | None = None) -> Any:
     """A diffusers scheduler of this name over a model's scheduler config.
 
     Raises:
@@ -64,7 +69,9 @@ def make_sampler(name: str, config: Any) -> Any:
     kind, options = _SAMPLERS[name]
     # Latents have no bounds: clipping them, the default of some schedulers, is for pixels.
     fixed = {"clip_sample": False, "thresholding": False, **options}
-    return getattr(diffusers, kind).from_config({**dict(config), **fixed})
+    if spacing is not None:
+        fixed["timestep_spacing"] = spacing
+    return scheduler_with(getattr(diffusers, kind), config, fixed)
 
 
 def latent_shape(family: "Family", size: Size) -> tuple[int, int, int]:
@@ -73,9 +80,7 @@ def latent_shape(family: "Family", size: Size) -> tuple[int, int, int]:
     Raises:
         InputError: the size is no multiple of what the networks halve it by.
     """
-    factor = family.latent_factor
-    unet: Any = family.parts["unet"]
-    least = factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
+    factor, least = family.latent_factor, family.size_multiple
     if size.h % least or size.w % least:
         raise InputError("size", size, f"multiples of {least} pixels", "Round the size.")
     return family.latent_channels, size.h // factor, size.w // factor
@@ -84,12 +89,18 @@ def latent_shape(family: "Family", size: Size) -> tuple[int, int, int]:
 @torch.no_grad()
 def sample_latents(
     family: "Family",
-    text: "TextStates",
-    negative: "TextStates",
+    text: TextStates,
+    negative: TextStates,
     noise: Float[Tensor, "B c h w"],
     sampling: Sampling,
+    *,
+    start: Float[Tensor, "B c h w"] | None = None,
+    strength: float = 1.0,
 ) -> Float[Tensor, "B c h w"]:
     """Denoise unit noise into latents, in fp32.
+
+    The latents stay in fp32 between the steps at every precision of the networks. In fp32 the
+    result is that of the family's diffusers pipeline bit for bit.
 
     Args:
         family: the model, in evaluation mode.
@@ -97,36 +108,49 @@ def sample_latents(
         negative: states of B negative prompts with as many text positions.
         noise: N(0, 1); the sampler scales it.
         sampling: the settings.
+        start: latents to change instead of beginning from noise alone, as the refiner does.
+        strength: share of the steps that are taken from `start`, in (0, 1] (Meng et al. 2021,
+            arXiv:2108.01073); without `start` all are.
 
     Raises:
         TastemakerError: the result is not finite.
     """
-    pipeline = family.pipeline()
+    device = family.device
     # A scheduler carries the state of one run, so every run gets its own.
-    pipeline.scheduler = make_sampler(sampling.sampler, pipeline.scheduler.config)
-    pipeline.set_progress_bar_config(disable=True)
-    original = tuple(sampling.original or sampling.size)
-    device, dtype = family.device, text.context.dtype
-    latents = pipeline(
-        prompt_embeds=text.context.to(device),
-        pooled_prompt_embeds=text.pooled.to(device),
-        negative_prompt_embeds=negative.context.to(device),
-        negative_pooled_prompt_embeds=negative.pooled.to(device),
-        latents=noise.to(device=device, dtype=dtype),
-        height=sampling.size.h,
-        width=sampling.size.w,
-        original_size=original,
-        target_size=tuple(sampling.size),
-        num_inference_steps=sampling.steps,
-        guidance_scale=sampling.guidance,
-        output_type="latent",
-    ).images
-    if not bool(torch.isfinite(latents).all()):
+    scheduler = make_sampler(sampling.sampler, family.scheduler.config, sampling.spacing)
+    scheduler.set_timesteps(sampling.steps, device=device)
+    steps, first = scheduler.timesteps, 0
+    if start is not None:
+        first = max(sampling.steps - int(sampling.steps * strength), 0) * scheduler.order
+        steps = steps[first:]
+        if not len(steps):
+            raise ValueError(f"strength {strength} of {sampling.steps} steps leaves none")
+    if hasattr(scheduler, "set_begin_index"):  # DDIM has no memory of where it is
+        scheduler.set_begin_index(first)
+    x = noise.to(device, torch.float32)
+    if start is None:
+        x = x * scheduler.init_noise_sigma
+    else:
+        x = scheduler.add_noise(start.to(device, torch.float32), x, steps[:1])
+    sizes = [ImageSizes(sampling.original or sampling.size, 0, 0, sampling.size)] * len(x)
+    cond = family.conditioning(text.to(device), sizes)
+    guided = sampling.guidance > 1
+    if guided:
+        away = family.conditioning(negative.to(device), sizes, negative=True)
+        cond = Conditioning.join([away, cond])
+    for t in steps:
+        both = scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t)
+        prediction = family.denoise(both, t.expand(len(both)), cond)
+        if guided:
+            without, towards = prediction.chunk(2)
+            prediction = without + sampling.guidance * (towards - without)
+        x = scheduler.step(prediction, t, x, return_dict=False)[0]
+    if not bool(torch.isfinite(x).all()):
         raise TastemakerError(
             f"{sampling.sampler} with {sampling.steps} steps gave values that are not numbers. "
             "Use precision fp32 or bf16, or another sampler."
         )
-    return latents.float()
+    return x
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ latent.
 """
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,59 +13,76 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from jaxtyping import Float, Int, Shaped
-from safetensors import SafetensorError
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from tastemaker.diffusion.schedule import DiscreteSchedule
-from tastemaker.errors import InputError, MissingModel
-from tastemaker.models import autoencoder
-from tastemaker.models.family import DTYPES, Conditioning, Precision, TextStates
+from tastemaker.errors import InputError
+from tastemaker.models import autoencoder, loading
+from tastemaker.models.checkpoints import inspect_single_file, read_index
+from tastemaker.models.conditioning import Conditioning, TextStates
+from tastemaker.models.networks import UNET_LORA_TARGETS, Networks
+from tastemaker.models.precision import DTYPES, Precision
 from tastemaker.models.quiet import quiet
-from tastemaker.models.text import text_fields, token_counts, token_windows, windows_needed
+from tastemaker.models.schedulers import load_scheduler
+from tastemaker.models.text import (
+    TokenReport,
+    clip_reports,
+    longest_reports,
+    text_fields,
+    token_counts,
+    token_windows,
+    windows_needed,
+)
 from tastemaker.models.tokenizer import load_tokenizer, save_tokenizer
-from tastemaker.models.weights import convert_weights, forget_paths, own_memory
+from tastemaker.models.weights import convert_weights, forget_paths
 from tastemaker.records.size import ImageSizes
 
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
         StableDiffusionXLPipeline,
     )
+    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_img2img import (
+        StableDiffusionXLImg2ImgPipeline,
+    )
 
-_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
-_PROJECTIONS = ("proj_in", "proj_out")
+    Pipeline = StableDiffusionXLPipeline | StableDiffusionXLImg2ImgPipeline
+
+AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
+"""What the refiner is told of the picture wanted and of the one to move away from (the defaults of
+its pipeline)."""
+
+Encoders = tuple[CLIPTextModel | None, CLIPTextModelWithProjection]
+Tokenizers = tuple[CLIPTokenizer | None, CLIPTokenizer]
 
 
-class SDXLFamily:
-    """SDXL: a UNet, two CLIP text encoders and an autoencoder.
+class SDXLFamily(Networks):
+    """SDXL: a UNet, two CLIP text encoders and an autoencoder; or the refiner, with one encoder.
 
-    The autoencoder stays in fp32 at every precision: SDXL's overflows in fp16, and mixed
-    autoencoder precisions cost the bigASP author a run.
+    The refiner is told an aesthetic score in place of the target size, and has the second text
+    encoder alone. Which of the two a model is, its UNet's width of added numbers tells.
     """
 
     name = "sdxl"
+    denoiser = "unet"
 
     def __init__(
         self,
         *,
         unet: UNet2DConditionModel,
         vae: AutoencoderKL,
-        text_encoders: tuple[CLIPTextModel, CLIPTextModelWithProjection],
-        tokenizers: tuple[CLIPTokenizer, CLIPTokenizer],
+        text_encoders: Encoders,
+        tokenizers: Tokenizers,
         scheduler: SchedulerMixin,
         precision: Precision = "fp32",
     ) -> None:
-        """Take over these modules, frozen and in evaluation mode."""
+        """Take over these modules, frozen and in evaluation mode; the refiner has None first."""
         self.precision: Precision = precision
         self.unet, self.vae, self.scheduler = unet, vae, cast(Any, scheduler)
         self.text_encoder_1, self.text_encoder_2 = text_encoders
         self.tokenizer_1, self.tokenizer_2 = tokenizers
-        with quiet():
-            for name, part in self.parts.items():
-                part.to(torch.float32 if name == "vae" else DTYPES[precision])
-        self.trainable(())
+        self.size_numbers = _size_numbers(unet, self.text_encoder_2)
+        self._settle()
 
     @classmethod
     def load(cls, path: Path, *, precision: Precision = "fp32") -> "SDXLFamily":
@@ -78,57 +94,45 @@ class SDXLFamily:
         if path.is_file():
             return cls._load_single_file(path, precision)
         dtype = DTYPES[precision]
-
-        def part(kind: Any, name: str, **options: Any) -> Any:
-            return own_memory(kind.from_pretrained(path / name, local_files_only=True, **options))
-
-        try:
-            with quiet():
-                return cls(
-                    unet=part(UNet2DConditionModel, "unet", dtype=dtype),
-                    vae=part(AutoencoderKL, "vae", dtype=torch.float32),
-                    text_encoders=(
-                        part(CLIPTextModel, "text_encoder", dtype=dtype),
-                        part(CLIPTextModelWithProjection, "text_encoder_2", dtype=dtype),
-                    ),
-                    tokenizers=(
-                        load_tokenizer(path / "tokenizer"),
-                        load_tokenizer(path / "tokenizer_2"),
-                    ),
-                    scheduler=_load_scheduler(path / "scheduler"),
-                    precision=precision,
-                )
-        except (OSError, SafetensorError) as error:
-            raise MissingModel(
-                path,
-                str(error).strip().splitlines()[0],
-                "unet, vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2 and scheduler",
-                "Download or copy the whole folder again; the SDXL refiner alone cannot be used.",
-            ) from error
+        # The refiner's index names the first encoder as [null, null].
+        first = read_index(path).get("text_encoder", ["transformers"])[0] is not None
+        needed = "unet, vae, text_encoder_2, tokenizer_2 and scheduler"
+        if first:
+            needed = "unet, vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2 and scheduler"
+        with loading.whole_folder(path, needed):
+            return cls(
+                unet=loading.load_part(UNet2DConditionModel, path / "unet", dtype),
+                vae=loading.load_vae(path / "vae"),
+                text_encoders=(
+                    loading.load_part(CLIPTextModel, path / "text_encoder", dtype)
+                    if first
+                    else None,
+                    loading.load_part(CLIPTextModelWithProjection, path / "text_encoder_2", dtype),
+                ),
+                tokenizers=(
+                    load_tokenizer(path / "tokenizer") if first else None,
+                    load_tokenizer(path / "tokenizer_2"),
+                ),
+                scheduler=load_scheduler(path / "scheduler"),
+                precision=precision,
+            )
 
     @classmethod
     def _load_single_file(cls, path: Path, precision: Precision) -> "SDXLFamily":
-        try:
-            with quiet():
-                whole = _pipeline_class().from_single_file(
-                    str(path), dtype=DTYPES[precision], add_watermarker=False
-                )
-        except OSError as error:
-            raise MissingModel(
-                path,
-                "a checkpoint whose configuration and tokenizers are not in the local hub cache",
-                "the configuration of stabilityai/stable-diffusion-xl-base-1.0 in the cache",
-                "Run `hf download stabilityai/stable-diffusion-xl-base-1.0 "
-                "--include '*.json' '*.txt'` once, or use a diffusers folder.",
-            ) from error
-        return cls(
-            unet=own_memory(whole.unet),
-            vae=own_memory(whole.vae),
-            text_encoders=(own_memory(whole.text_encoder), own_memory(whole.text_encoder_2)),
+        file = inspect_single_file(path)
+        whole = loading.load_single_file(
+            _pipeline_class(refiner=file.kind == "sdxl-refiner"), file, precision
+        )
+        family = cls(
+            unet=whole.unet,
+            vae=whole.vae,
+            text_encoders=(whole.text_encoder, whole.text_encoder_2),
             tokenizers=(whole.tokenizer, whole.tokenizer_2),
             scheduler=whole.scheduler,
             precision=precision,
         )
+        loading.apply_marks(family, file)
+        return family
 
     @classmethod
     def build(
@@ -146,8 +150,9 @@ class SDXLFamily:
         the cross-attention, width of the added embedding) is filled in and need not be given.
 
         Args:
-            config: `unet`, `text_encoder`, `text_encoder_2`, `scheduler` (of DDIMScheduler) and,
-                unless `vae` is given, `vae`: the fields of the same-named config files.
+            config: `unet`, `text_encoder` (left out for a refiner), `text_encoder_2`, `scheduler`
+                (of DDIMScheduler) and, unless `vae` is given, `vae`: the fields of the same-named
+                config files.
             tokenizers: a folder with `tokenizer/` and `tokenizer_2/`.
             vae: a trained autoencoder, or its folder.
             seed: chooses the initial weights.
@@ -156,74 +161,77 @@ class SDXLFamily:
         tokenizer, tokenizer_2 = (
             load_tokenizer(tokenizers / name) for name in ("tokenizer", "tokenizer_2")
         )
-        text_1 = CLIPTextConfig(**{**text_fields(tokenizer), **config["text_encoder"]})
+        # Without `text_encoder` it is a refiner.
+        text_1 = None
+        if "text_encoder" in config:
+            text_1 = CLIPTextConfig(**{**text_fields(tokenizer), **config["text_encoder"]})
         text_2 = CLIPTextConfig(**{**text_fields(tokenizer_2), **config["text_encoder_2"]})
         unet: dict[str, Any] = {
             "addition_embed_type": "text_time",
             "addition_time_embed_dim": 256,
-            "cross_attention_dim": text_1.hidden_size + text_2.hidden_size,
+            "cross_attention_dim": (text_1.hidden_size if text_1 else 0) + text_2.hidden_size,
             **config["unet"],
         }
-        pooled_and_sizes = text_2.projection_dim + 6 * unet["addition_time_embed_dim"]
+        numbers = 6 if text_1 else 5
+        pooled_and_sizes = text_2.projection_dim + numbers * unet["addition_time_embed_dim"]
         unet.setdefault("projection_class_embeddings_input_dim", pooled_and_sizes)
-        if vae is None:
-            vae = autoencoder.build_autoencoder(config["vae"], seed=seed)
-        elif isinstance(vae, Path):
-            vae = autoencoder.load_autoencoder(vae)
+        found = autoencoder.given_or_built(vae, config.get("vae"), seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(
                 unet=cast(UNet2DConditionModel, UNet2DConditionModel.from_config(unet)),
-                vae=vae,
-                text_encoders=(CLIPTextModel(text_1), CLIPTextModelWithProjection(text_2)),
-                tokenizers=(tokenizer, tokenizer_2),
+                vae=found,
+                text_encoders=(
+                    CLIPTextModel(text_1) if text_1 else None,
+                    CLIPTextModelWithProjection(text_2),
+                ),
+                tokenizers=(tokenizer if text_1 else None, tokenizer_2),
                 scheduler=cast(Any, DDIMScheduler.from_config(dict(config["scheduler"]))),
                 precision=precision,
             )
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
-        """The four networks."""
-        return {
-            "unet": self.unet,
-            "text_encoder_1": self.text_encoder_1,
-            "text_encoder_2": self.text_encoder_2,
-            "vae": self.vae,
-        }
+        """The networks; the refiner has no `text_encoder_1`."""
+        found: dict[str, nn.Module] = {"unet": self.unet}
+        if self.text_encoder_1 is not None:
+            found["text_encoder_1"] = self.text_encoder_1
+        return {**found, "text_encoder_2": self.text_encoder_2, "vae": self.vae}
 
     @property
-    def device(self) -> torch.device:
-        """Where the UNet is."""
-        return next(self.unet.parameters()).device
+    def is_refiner(self) -> bool:
+        """Whether the UNet is told an aesthetic score in place of the target size."""
+        return self.size_numbers == 5
 
     @property
-    def latent_factor(self) -> int:
-        """Pixels per latent cell along one side: 8 in the published model."""
-        return autoencoder.latent_factor(self.vae)
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of a latent: 4 in the published model."""
-        return int(self.vae.config["latent_channels"])
+    def size_multiple(self) -> int:
+        """Sides of pictures must be multiples of this many pixels: 32 in the published model."""
+        return self._unet_multiple()
 
     @property
     def lora_targets(self) -> Mapping[str, tuple[str, ...]]:
         """Groups of UNet layers for LoRA."""
-        return {
-            "attention": _ATTENTION,
-            "attention+ff": _ATTENTION + _FEED_FORWARD,
-            "transformer": _ATTENTION + _FEED_FORWARD + _PROJECTIONS,
-        }
+        return UNET_LORA_TARGETS
+
+    @property
+    def _text(self) -> list[tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]:
+        second = (self.tokenizer_2, self.text_encoder_2)
+        if self.tokenizer_1 is None or self.text_encoder_1 is None:
+            return [second]
+        return [(self.tokenizer_1, self.text_encoder_1), second]
 
     def token_counts(self, prompts: Sequence[str]) -> list[int]:
         """Tokens of each prompt, start and end not counted."""
-        return token_counts(self.tokenizer_1, prompts)
+        return token_counts(self._text[0][0], prompts)
 
     def windows(self, prompts: Sequence[str]) -> int:
         """Text windows that the longest prompt needs, 1 to 3."""
-        return max(
-            windows_needed(tokenizer, prompts) for tokenizer in (self.tokenizer_1, self.tokenizer_2)
-        )
+        return max(windows_needed(tokenizer, prompts) for tokenizer, _ in self._text)
+
+    def token_reports(self, prompts: Sequence[str]) -> list[TokenReport]:
+        """Tokens, windows and lost tokens of each prompt; of two tokenizers, the longer count."""
+        reports = [clip_reports(tokenizer, prompts) for tokenizer, _ in self._text]
+        return reports[0] if len(reports) == 1 else longest_reports(*reports)
 
     def encode_text(self, prompts: Sequence[str], windows: int | None = None) -> TextStates:
         """Both encoders' last but one hidden states, side by side, and the pooled text.
@@ -233,10 +241,7 @@ class SDXLFamily:
         """
         windows = windows or self.windows(prompts)
         contexts, pooled = [], None
-        for tokenizer, encoder in (
-            (self.tokenizer_1, self.text_encoder_1),
-            (self.tokenizer_2, self.text_encoder_2),
-        ):
+        for tokenizer, encoder in self._text:
             ids = token_windows(tokenizer, prompts, windows)
             states = encoder(ids.flatten(0, 1).to(encoder.device), output_hidden_states=True)
             hidden = states.hidden_states[-2]
@@ -246,27 +251,27 @@ class SDXLFamily:
         assert pooled is not None
         return TextStates(torch.cat(contexts, dim=-1), pooled)
 
-    def conditioning(self, text: TextStates, sizes: Sequence[ImageSizes]) -> Conditioning:
-        """Text states with the six numbers of Podell et al. 2023, section 2.2, height first."""
+    def conditioning(
+        self, text: TextStates, sizes: Sequence[ImageSizes], *, negative: bool = False
+    ) -> Conditioning:
+        """Text states with the six numbers of Podell et al. 2023, section 2.2, height first.
+
+        The refiner is told five: original size, crop, and an aesthetic score.
+        """
         if len(text) != len(sizes):
             raise ValueError(f"{len(text)} prompts, but sizes of {len(sizes)} pictures")
-        time_ids = torch.tensor([each.time_ids() for each in sizes], dtype=torch.float32)
-        return Conditioning(text.context, text.pooled, time_ids.to(text.context.device))
-
-    def encode_image(
-        self, pixels: Shaped[Tensor, "B 3 H W"]
-    ) -> tuple[Float[Tensor, "B c h w"], Float[Tensor, "B c h w"]]:
-        """Mean and log-variance of the latents, scaled as the UNet sees them."""
-        return autoencoder.posterior(self.vae, pixels)
-
-    def decode(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Pixels in [0, 1]."""
-        return autoencoder.decode(self.vae, latents)
+        rows: list[tuple[float, ...]] = [each.time_ids() for each in sizes]
+        if self.is_refiner:
+            score = NEGATIVE_AESTHETIC_SCORE if negative else AESTHETIC_SCORE
+            rows = [(*row[:4], score) for row in rows]
+        time_ids = torch.tensor(rows, dtype=torch.float32).to(text.context.device)
+        return Conditioning(text.context, text.pooled, time_ids)
 
     def denoise(
-        self, x_t: Float[Tensor, "B c h w"], t: Int[Tensor, " B"], cond: Conditioning
+        self, x_t: Float[Tensor, "B c h w"], t: Real[Tensor, " B"], cond: Conditioning
     ) -> Float[Tensor, "B c h w"]:
         """The UNet's prediction in fp32."""
+        assert cond.pooled is not None, "text states of another architecture"
         dtype = self.unet.dtype
         prediction = self.unet(
             x_t.to(dtype),
@@ -277,53 +282,23 @@ class SDXLFamily:
         )[0]
         return prediction.float()
 
-    def schedule(self) -> DiscreteSchedule:
-        """The noise schedule in the model's scheduler config."""
-        return DiscreteSchedule.from_config(dict(self.scheduler.config))
+    def pipeline(self) -> "Pipeline":
+        """A diffusers pipeline over the same modules; an empty prompt is never zeros.
 
-    def trainable(self, parts: Sequence[str]) -> list[nn.Parameter]:
-        """Unfreeze these parts and set them to training mode; freeze the others in evaluation mode.
-
-        Raises:
-            InputError: a part is not one of `parts`.
+        The refiner's takes a picture, because it was trained on low noise alone.
         """
-        for name in parts:
-            if name not in self.parts:
-                raise InputError(
-                    "trainable",
-                    name,
-                    f"one of {', '.join(self.parts)}",
-                    "Name a part of the model.",
-                )
-        for name, part in self.parts.items():
-            part.requires_grad_(name in parts)
-            part.train(name in parts)
-        return [p for name in parts for p in self.parts[name].parameters()]
-
-    def to(self, device: torch.device | str) -> "SDXLFamily":
-        """Move every part."""
-        for part in self.parts.values():
-            part.to(device)
-        return self
-
-    def channels_last(self) -> "SDXLFamily":
-        """Store convolution weights channels last: faster on CPUs and tensor cores."""
-        for part in (self.unet, self.vae):
-            part.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        return self
-
-    def pipeline(self) -> "StableDiffusionXLPipeline":
-        """A diffusers pipeline over the same modules; an empty prompt is never zeros."""
-        return _pipeline_class()(
+        options: dict[str, Any] = {"requires_aesthetics_score": True} if self.is_refiner else {}
+        return _pipeline_class(refiner=self.is_refiner)(
             vae=self.vae,
-            text_encoder=self.text_encoder_1,
+            text_encoder=cast(Any, self.text_encoder_1),
             text_encoder_2=self.text_encoder_2,
-            tokenizer=self.tokenizer_1,
+            tokenizer=cast(Any, self.tokenizer_1),
             tokenizer_2=self.tokenizer_2,
             unet=self.unet,
             scheduler=self.scheduler,
             force_zeros_for_empty_prompt=False,
             add_watermarker=False,
+            **options,
         )
 
     def save(self, folder: Path, *, precision: Precision | None = None) -> None:
@@ -335,24 +310,38 @@ class SDXLFamily:
         """
         with quiet():
             self.pipeline().save_pretrained(folder)
-        save_tokenizer(self.tokenizer_1, folder / "tokenizer")
+        if self.tokenizer_1 is not None:
+            save_tokenizer(self.tokenizer_1, folder / "tokenizer")
         save_tokenizer(self.tokenizer_2, folder / "tokenizer_2")
         forget_paths(folder)
         if precision is not None:
             convert_weights(folder, DTYPES[precision])
 
 
-def _pipeline_class() -> "type[StableDiffusionXLPipeline]":
+def _size_numbers(unet: UNet2DConditionModel, encoder: CLIPTextModelWithProjection) -> int:
+    """How many numbers on sizes the UNet is told: 6, or 5 for the refiner."""
+    width = int(unet.config["projection_class_embeddings_input_dim"] or 0)
+    pooled = int(encoder.config.projection_dim or 0)
+    numbers, left = divmod(width - pooled, int(unet.config["addition_time_embed_dim"] or 1))
+    if left or numbers not in (5, 6):
+        raise InputError(
+            "unet",
+            f"projection_class_embeddings_input_dim {width}",
+            "the width of the pooled text and of six numbers (SDXL) or five (its refiner)",
+            "Use an SDXL UNet with the second text encoder that belongs to it.",
+        )
+    return numbers
+
+
+def _pipeline_class(*, refiner: bool = False) -> "type[Pipeline]":
     # Imported late and quietly: transformers remarks on the absence of torchvision.
     with quiet():
-        from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
-            StableDiffusionXLPipeline,
-        )
-    return StableDiffusionXLPipeline
+        if refiner:
+            from diffusers.pipelines.stable_diffusion_xl import (
+                pipeline_stable_diffusion_xl_img2img,
+            )
 
+            return pipeline_stable_diffusion_xl_img2img.StableDiffusionXLImg2ImgPipeline
+        from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl
 
-def _load_scheduler(folder: Path) -> Any:
-    """The scheduler class that the folder names, with its settings."""
-    config = cast(Any, DDIMScheduler.load_config(folder, local_files_only=True))
-    name = config["_class_name"]
-    return getattr(import_module("diffusers"), name).from_pretrained(folder, local_files_only=True)
+        return pipeline_stable_diffusion_xl.StableDiffusionXLPipeline

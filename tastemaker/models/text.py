@@ -1,10 +1,13 @@
-"""Prompts to token windows: long prompts are cut, not truncated (as bigASP does).
+"""Prompts to token windows: long prompts are cut into windows, and what is lost is counted.
 
 Axes: B prompts, N windows, L tokens of a window.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -13,6 +16,95 @@ from transformers import CLIPTokenizer
 
 MAX_WINDOWS = 3
 """Three windows of 75 tokens, as bigASP and the common user interfaces have it."""
+
+
+@dataclass(frozen=True)
+class TokenReport:
+    """What becomes of one prompt.
+
+    Attributes:
+        tokens: of the whole prompt, start and end not counted.
+        windows: text windows that it fills.
+        cut: tokens at its end that the model never sees.
+        lost: the text of those tokens.
+    """
+
+    tokens: int
+    windows: int
+    cut: int = 0
+    lost: str = ""
+
+
+@dataclass(frozen=True)
+class TokenSummary:
+    """What becomes of many prompts.
+
+    Attributes:
+        texts: how many there are.
+        longest: tokens of the longest.
+        windows: number of windows -> number of prompts that fill so many.
+        cut_texts: prompts that lose their end.
+        cut_tokens: tokens lost in all.
+    """
+
+    texts: int
+    longest: int
+    windows: Mapping[int, int]
+    cut_texts: int
+    cut_tokens: int
+
+    def __str__(self) -> str:
+        """One sentence for logs."""
+        if not self.cut_texts:
+            return f"{self.texts:,} texts, the longest of {self.longest} tokens; none is cut"
+        return (
+            f"{self.cut_texts:,} of {self.texts:,} texts are cut, {self.cut_tokens:,} tokens in "
+            f"all; the longest has {self.longest} tokens"
+        )
+
+
+def summarise(reports: Iterable[TokenReport]) -> TokenSummary:
+    """Count over prompts."""
+    every = list(reports)
+    return TokenSummary(
+        texts=len(every),
+        longest=max((r.tokens for r in every), default=0),
+        windows=dict(sorted(Counter(r.windows for r in every).items())),
+        cut_texts=sum(r.cut > 0 for r in every),
+        cut_tokens=sum(r.cut for r in every),
+    )
+
+
+def token_reports(
+    tokenizer: Any, texts: Sequence[str], inside: int, most: int = MAX_WINDOWS
+) -> list[TokenReport]:
+    """A report a text.
+
+    Args:
+        tokenizer: of CLIP or T5.
+        texts: the prompts, as the tokenizer will get them.
+        inside: tokens in a window, start and end not counted.
+        most: windows that the model can be given.
+    """
+    room, reports = inside * most, []
+    for ids in _ids(tokenizer, texts):
+        windows = min(max(1, ceil(len(ids) / inside)), most)
+        lost = tokenizer.decode(ids[room:]) if len(ids) > room else ""
+        reports.append(TokenReport(len(ids), windows, max(0, len(ids) - room), lost.strip()))
+    return reports
+
+
+def clip_reports(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> list[TokenReport]:
+    """A report a text, for up to three windows of CLIP."""
+    return token_reports(tokenizer, texts, tokenizer.model_max_length - 2)
+
+
+def longest_reports(
+    reports: Sequence[TokenReport], others: Sequence[TokenReport]
+) -> list[TokenReport]:
+    """Of two tokenizers' reports on the same texts, the longer one each."""
+    pairs = zip(reports, others, strict=True)
+    return [max(pair, key=lambda report: report.tokens) for pair in pairs]
 
 
 def token_counts(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> list[int]:
@@ -31,7 +123,8 @@ def token_windows(
 ) -> Int[Tensor, "B N L"]:
     """Token ids of every text in `windows` windows: start, up to L - 2 tokens, end, padding.
 
-    A text shorter than that ends in windows that hold no token; a longer one loses its tail.
+    A text shorter than that ends in windows that hold no token; a longer one loses its tail, which
+    `token_reports` counts.
     """
     length, inside = tokenizer.model_max_length, tokenizer.model_max_length - 2
     start, end, pad = (_id(tokenizer, name) for name in ("bos", "eos", "pad"))
@@ -57,10 +150,10 @@ def text_fields(tokenizer: CLIPTokenizer) -> dict[str, int]:
     }
 
 
-def _ids(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> list[list[int]]:
+def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     if not texts:
         return []
-    return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
+    return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def _id(tokenizer: CLIPTokenizer, name: str) -> int:

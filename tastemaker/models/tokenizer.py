@@ -1,4 +1,4 @@
-"""Byte-pair tokenizers in CLIP's format: train, save, load.
+"""Byte-pair tokenizers in CLIP's format: train, save, load; unigram ones of T5: load.
 
 Radford et al. 2021, "Learning transferable visual models", section 2.4; Sennrich et al. 2016.
 """
@@ -10,7 +10,9 @@ from typing import Any
 
 from tokenizers import pre_tokenizers
 from tokenizers.trainers import BpeTrainer
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, T5Tokenizer
+
+from tastemaker.errors import MissingExtra
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 
@@ -53,6 +55,23 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int, fold
     return len(vocab)
 
 
+def clip_tokenizers_from_merges(merges: str, folder: Path) -> None:
+    """Write `tokenizer/` and `tokenizer_2/` from the merges file of OpenAI's CLIP.
+
+    Its first line is a heading, and of the lines after it CLIP reads as many as give 49,408 tokens
+    with the 512 bytes and the two special ones.
+
+    Args:
+        merges: the text of `bpe_simple_vocab_16e6.txt`.
+        folder: where the two folders go.
+    """
+    alphabet = _clip_alphabet()
+    pairs = [line.split() for line in merges.split("\n")[1 : 49408 - 2 * len(alphabet) - 2 + 1]]
+    joined = ("".join(pair) for pair in pairs)
+    tokens = [*alphabet, *(letter + WORD_END for letter in alphabet), *joined, START, END]
+    save_tokenizer_pair(_clip_tokenizer(_number(tokens), pairs, END, 77), folder)
+
+
 def save_tokenizer_pair(tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Write `tokenizer/` and `tokenizer_2/` as SDXL has them.
 
@@ -66,8 +85,34 @@ def save_tokenizer_pair(tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """The tokenizer in a folder with `vocab.json` and `merges.txt` or `tokenizer.json`."""
+    """The tokenizer in a folder with `vocab.json` and `merges.txt` or `tokenizer.json`.
+
+    Raises:
+        OSError: there is none.
+    """
+    _refuse_without(folder, "tokenizer.json", "vocab.json")
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def load_t5_tokenizer(folder: Path) -> T5Tokenizer:
+    """The T5 tokenizer in a folder with `tokenizer.json`, or with sentencepiece's `spiece.model`.
+
+    Raises:
+        OSError: there is none.
+        MissingExtra: `spiece.model` alone is there, and what reads it is not installed.
+    """
+    _refuse_without(folder, "tokenizer.json", "spiece.model")
+    try:
+        return T5Tokenizer.from_pretrained(folder, local_files_only=True)
+    except (ImportError, ValueError) as error:
+        if (folder / "tokenizer.json").is_file():
+            raise OSError(f"{folder}: {error}") from error
+        raise MissingExtra(
+            folder / "spiece.model",
+            "no package that reads it",
+            "sentencepiece and protobuf",
+            'Run pip install "tastemaker[siglip]".',
+        ) from error
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
@@ -80,6 +125,12 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
     )
     lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _refuse_without(folder: Path, *names: str) -> None:
+    """Transformers makes an empty tokenizer of an empty folder, and says nothing."""
+    if not any((folder / name).is_file() for name in names):
+        raise FileNotFoundError(f"{folder}: no {' or '.join(names)}")
 
 
 def _clip_alphabet() -> list[str]:

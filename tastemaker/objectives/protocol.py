@@ -55,6 +55,7 @@ class SingleBatch:
         cond: conditioning, passed on to `denoise` unread.
         offset: standard normal [B, C], asked for by a `noise_offset`.
         perturbation: standard normal [B, C, H, W], asked for by an `input_perturbation`.
+        weight: loss masks [B, 1, H, W] from 0 to 1, each above 0 somewhere; None for none.
     """
 
     x0: Latents
@@ -63,6 +64,7 @@ class SingleBatch:
     cond: Any = None
     offset: Float[Tensor, "B C"] | None = None
     perturbation: Latents | None = None
+    weight: Float[Tensor, "B 1 H W"] | None = None
 
 
 class Objective(Protocol):

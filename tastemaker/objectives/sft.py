@@ -26,7 +26,8 @@ from tastemaker.objectives.protocol import (
 class SFT:
     """The loss w(SNR_t) * mean over C, H, W of (prediction - target)^2.
 
-    Ho et al. 2020, equation 14, with a weight.
+    Ho et al. 2020, equation 14, with a weight. A batch with loss masks has the mean over the kept
+    part alone, renormalised by its area (`diffusion.errors.per_image_mse`).
 
     Attributes:
         weighting: a name in `WEIGHTINGS`; bigASP uses `min_snr`.
@@ -62,7 +63,9 @@ class SFT:
         batch: SingleBatch,
         schedule: DiscreteSchedule,
     ) -> Terms:
-        """The weighted errors [B]; metric `mse`, the plain errors, which compare across weightings.
+        """The weighted errors [B]; metric `mse`, the plain errors of the whole latents.
+
+        The metric compares across weightings, and across runs with masks and without.
 
         Raises:
             ValueError: the batch lacks the normals that an offset or a perturbation needs.
@@ -71,8 +74,10 @@ class SFT:
         target_noise, input_noise = self._noises(batch)
         x_t = schedule.add_noise(batch.x0, input_noise, batch.t)
         target = schedule.target(batch.x0, target_noise, batch.t)
-        mse = per_image_mse(policy(x_t, batch.t, batch.cond), target)
-        return Terms(self.weight(batch.t, schedule).to(mse.dtype) * mse, {"mse": mse.detach()})
+        prediction = policy(x_t, batch.t, batch.cond)
+        mse = per_image_mse(prediction, target)
+        kept = mse if batch.weight is None else per_image_mse(prediction, target, batch.weight)
+        return Terms(self.weight(batch.t, schedule).to(mse.dtype) * kept, {"mse": mse.detach()})
 
     def weight(self, t: Tensor, schedule: DiscreteSchedule) -> Tensor:
         """w(SNR_t), float64 [B]."""

@@ -58,6 +58,7 @@ STAGES: dict[str, str] = {
         "collect",
         "curate",
         "cache",
+        "import_latents",
         "prompts",
         "fit",
         "fit_autoencoder",

@@ -41,7 +41,15 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Visit:
-    """One use of one sample in training: the n-th time (from 0) that the run sees it."""
+    """One use of one sample in training: the n-th time (from 0) that the run sees it.
+
+    Attributes:
+        sample_id: the sample.
+        visit: how often the run has seen it before.
+        windows: text windows that all prompts of its step are padded to, which its own prompt does
+            not tell; 0 where the step has no texts, or they are not known.
+    """
 
     sample_id: str
     visit: int
+    windows: int = 0

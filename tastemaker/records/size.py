@@ -39,3 +39,15 @@ class ImageSizes:
             *(self.original.h, self.original.w, self.crop_top, self.crop_left),
             *(self.target.h, self.target.w),
         )
+
+
+def covering_size(original: Size, target: Size) -> Size:
+    """The smallest size with the picture's aspect ratio that covers `target`: what is then cropped.
+
+    Raises:
+        ValueError: a size is not positive.
+    """
+    if min(*original, *target) < 1:
+        raise ValueError(f"cannot resize {original} to {target}")
+    scale = max(target.h / original.h, target.w / original.w)
+    return Size(max(target.h, round(original.h * scale)), max(target.w, round(original.w * scale)))

@@ -1,29 +1,40 @@
 """Stage: encode the pictures of a selection once, into latent shards."""
 
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from tastemaker.engine.latent_encoder import (
+    EncodingSettings,
+    LatentEncoder,
+    encode_latents,
+    keys_of,
+)
+from tastemaker.engine.latent_plan import TOO_SMALL, LatentSettings, plan_latents
 from tastemaker.engine.progress import Progress
-from tastemaker.records.config import Config as BaseConfig
+from tastemaker.errors import InputError
 from tastemaker.records.run import Artefact, Manifest
-from tastemaker.records.size import Size
-from tastemaker.store.latent_sets import write_latent_set
-from tastemaker.store.pictures import SizedPicture, open_pictures
+from tastemaker.store.latent_index import WantedLatent, counted
+from tastemaker.store.pictures import SelectedPictures, open_pictures
 from tastemaker.store.rundir import StepDir
 
 if TYPE_CHECKING:
     from tastemaker.models.family import Family
-    from tastemaker.store.latents import LatentEntry
+    from tastemaker.store.latents import LatentCache
 
-VERSION = 1
+VERSION = 2
 OUTPUTS = ("cache",)
 
+_REFRESH_EVERY_S = 10.0
+"""A worker tells of new variants this often (ours)."""
 
-class Config(BaseConfig):
-    """Latents of every selected picture at one size; captions are not in the cache."""
+
+class Config(LatentSettings):
+    """Latents of every selected picture; captions are not in the cache."""
 
     inputs: ClassVar[dict[str, str]] = {
         "collection": "collection",
@@ -36,61 +47,222 @@ class Config(BaseConfig):
     """Which of them."""
     model: str
     """The model whose autoencoder encodes them."""
-    size_px: int = Field(default=64, gt=0)
-    """Side of the square bucket."""
-    dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
-    """How latents are stored (bf16: chosen by us, field figures in docs)."""
-    codec: Literal["shuffle-zstd", "none"] = "shuffle-zstd"
-    """How shards are packed."""
     batch: int = Field(default=32, gt=0)
-    """Pictures per forward pass of the autoencoder."""
+    """Pictures per forward pass of the autoencoder; halved where the memory does not hold them."""
     shard_images: int = Field(default=256, gt=0)
     """Latents per shard; a killed run loses at most one."""
+    loaders: int = Field(default=4, gt=0, json_schema_extra={"changes_result": False})
+    """Threads that decode pictures while the autoencoder works (ours)."""
 
 
 def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manifest:
     """Encode what the cache lacks, shard by shard, and write which latents the selection has.
 
     The shards lie beside the step's folders (`../latents`), addressed by content, and serve later
-    runs.
+    runs. What is there already is checked first; what is damaged is encoded again.
     """
     from tastemaker.models.autoencoder import weights_hash
     from tastemaker.models.family import load_family
-    from tastemaker.store.latents import LatentCache, LatentFormat, latent_key
+    from tastemaker.store.latent_sets import write_latent_set
+    from tastemaker.store.latents import LatentCache
 
-    size = Size(config.size_px, config.size_px)
-    family = load_family(str(inputs["model"].path))
-    stored = LatentFormat(weights_hash(family.parts["vae"]), config.dtype, config.codec)
+    places = {name: str(artefact.path) for name, artefact in inputs.items()}
+    family = load_family(places["model"])
+    _check_sides(config, family)
+    vae = family.parts["vae"]
+    encoder = LatentEncoder(vae, config.precisions)
+    pictures = open_pictures(Path(places["collection"]), Path(places["selection"]))
+    plan, left_out = plan_latents(pictures, config, encoder.hashes, range(config.crops))
+    _check_left_out(config, left_out, pictures)
     cache = LatentCache(step.path.parent / "latents")
-    pictures = open_pictures(Path(inputs["collection"].path), Path(inputs["selection"].path), size)
-    keys = {picture_id: latent_key(picture_id, size, stored) for picture_id in pictures.ids}
-    missing = set(cache.missing(keys.values()))
-    wanted = [picture_id for picture_id, key in keys.items() if key in missing]
-    with Progress(step, len(keys), "images", step.name, done=len(keys) - len(wanted)) as progress:
-        for start in range(0, len(wanted), config.shard_images):
-            entries: list[LatentEntry] = []
-            shard = wanted[start : start + config.shard_images]
-            for first in range(0, len(shard), config.batch):
-                batch = {i: pictures.load(i) for i in shard[first : first + config.batch]}
-                entries += _encode(family, batch, keys)
-                progress.advance(len(batch))
-            cache.write_shard(size, entries, stored)
-    write_latent_set(step.path / "latents.json", "../latents", keys)
-    counts = {"encoded": len(wanted), "already there": len(keys) - len(wanted)}
-    return Manifest(stage="cache", key=step.key, outputs={"cache": "latents.json"}, counts=counts)
+    wanted = [one for own in plan.values() for one in own]
+    reasons = _why(cache, wanted, step)
+    missing = [one for one in wanted if one.key in reasons]
+    step.event("missing latents", reasons=counted(reasons.values()))
+    total, there = len(wanted), len(wanted) - len(missing)
+    with Progress(step, total, "latents", step.name, done=there) as progress:
+        settings = EncodingSettings(config.batch, config.shard_images, config.loaders)
+        done = encode_latents(
+            encoder, pictures, missing, cache, settings, on_latents=progress.advance
+        )
+    left_out |= done.left_out
+    _tell_left_out(left_out, pictures, step)
+    keys = keys_of(plan, left_out)
+    if not keys:
+        raise InputError(
+            inputs["selection"].path,
+            f"no picture with a latent ({', '.join(counted(left_out.values()))})",
+            "at least one",
+            "Choose smaller buckets, or other pictures.",
+        )
+    write_latent_set(
+        step.path / "latents.json",
+        "../latents",
+        keys,
+        autoencoder=weights_hash(vae),
+        left_out=left_out,
+        made_with={**places, "config": config.model_dump(mode="json")},
+    )
+    written = Counter(reasons[one.key] for one in missing if one.id not in left_out)
+    counts = {"encoded": done.written, "already there": there}
+    counts |= {f"encoded: {reason}": n for reason, n in written.most_common()}
+    counts |= {f"left out: {reason}": n for reason, n in counted(left_out.values()).items()}
+    return Manifest(
+        stage="cache",
+        key=step.key,
+        outputs={"cache": "latents.json"},
+        counts=counts,
+        results=_results(cache, keys),
+    )
 
 
-def _encode(
-    family: "Family", pictures: Mapping[str, SizedPicture], keys: Mapping[str, str]
-) -> list["LatentEntry"]:
-    import torch
+def refresh(
+    folder: Path,
+    rounds: int = 1,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, int]:
+    """Add random crops to a finished set, one of every picture a round, while others train on it.
 
-    from tastemaker.store.latents import LatentEntry
+    The step's own file stays as it is, so that runs which read it alone are reproducible; the
+    variants are in a second one, for those that follow. A round that was killed goes on where it
+    stopped. One worker at a time: of two, the later one's file counts.
 
-    pixels = torch.stack([torch.from_numpy(p.pixels).permute(2, 0, 1) for p in pictures.values()])
-    with torch.no_grad():
-        means, _ = family.encode_image(pixels.to(family.device))
-    return [
-        LatentEntry(picture_id, keys[picture_id], mean, picture.sizes)
-        for (picture_id, picture), mean in zip(pictures.items(), means.cpu(), strict=True)
+    Args:
+        folder: the cache step's, with `latents.json`.
+        rounds: how many crops every picture gets.
+        say: called with a line after each round.
+
+    Returns:
+        Counts: `rounds`, `added` (latents), and `left out: REASON`.
+
+    Raises:
+        InputError: the set has centre crops, or its collection or model is gone.
+    """
+    from tastemaker.models.family import load_family
+    from tastemaker.store.latent_sets import LatentSet, read_refreshed, write_refreshed
+
+    latents = LatentSet(folder)
+    folder = latents.path.parent
+    config = _config_of(latents.made_with, latents.path)
+    if config.crop != "random":
+        raise InputError(
+            latents.path, "centre crops", "random ones", "Run the cache step with crop random."
+        )
+    family = load_family(latents.made_with["model"])
+    encoder = LatentEncoder(family.parts["vae"], config.precisions)
+    places = (Path(latents.made_with[name]) for name in ("collection", "selection"))
+    pictures = open_pictures(*places)
+    latents.follow()
+    settings = EncodingSettings(config.batch, config.shard_images, config.loaders)
+    counts: Counter[str] = Counter()
+    for _ in range(rounds):
+        number = config.crops + latents.generation
+        plan, _ = plan_latents(pictures, config, encoder.hashes, [number], latents.ids())
+        wanted = [one for own in plan.values() for one in own]
+        absent = set(latents.cache.missing([one.key for one in wanted]))
+        added = {i: list(keys) for i, keys in read_refreshed(folder).items()}
+        told = [time.monotonic()]
+
+        def tell(
+            shard: Sequence[WantedLatent],
+            added: dict[str, list[str]] = added,
+            told: list[float] = told,
+        ) -> None:
+            for one in shard:
+                own = added.setdefault(one.id, [])
+                if one.key not in own:
+                    own.append(one.key)
+            if time.monotonic() - told[0] >= _REFRESH_EVERY_S:
+                write_refreshed(folder, latents.generation, added)
+                told[0] = time.monotonic()
+
+        tell([one for one in wanted if one.key not in absent])
+        missing = [one for one in wanted if one.key in absent]
+        done = encode_latents(encoder, pictures, missing, latents.cache, settings, on_shard=tell)
+        write_refreshed(folder, latents.generation + 1, added)
+        latents.follow()
+        counts["rounds"] += 1
+        counts["added"] += done.written
+        counts.update(f"left out: {reason}" for reason in done.left_out.values())
+        say(f"crop {number}: {done.written} latents added, {len(done.left_out)} pictures left out")
+    return dict(counts)
+
+
+def _why(cache: "LatentCache", wanted: Sequence[WantedLatent], step: StepDir) -> dict[str, str]:
+    """Key -> why it must be encoded; damaged latents are taken out of the cache first."""
+    lost = cache.drop_damaged_indexes()
+    keys = [one.key for one in wanted]
+    there = len(keys) - len(cache.missing(keys))
+    damaged: dict[str, str] = {}
+    if there:
+        with Progress(step, there, "latents", f"{step.name}: checking") as progress:
+            damaged = cache.damaged(keys, progress.advance)
+    for what in list(damaged.values())[:20]:
+        step.event("damaged latent", what=what)
+    cache.forget(damaged)
+    reasons = cache.why_missing(wanted)
+    if lost:
+        step.event("damaged index", shards=lost)
+        unknown = "damaged index or new picture"
+        reasons = {k: unknown if r == "new picture" else r for k, r in reasons.items()}
+    return reasons | dict.fromkeys(damaged, "damaged latent")
+
+
+def _check_sides(config: Config, family: "Family") -> None:
+    wrong = [
+        b for b in config.bucket_sizes() if b.h % family.latent_factor or b.w % family.latent_factor
     ]
+    if wrong:
+        raise InputError(
+            "size_px" if config.buckets is None else "buckets",
+            ", ".join(map(str, wrong[:5])),
+            f"sides that are multiples of {family.latent_factor}, as the autoencoder needs",
+            "Choose other sides.",
+        )
+
+
+def _check_left_out(
+    config: Config, left_out: Mapping[str, str], pictures: SelectedPictures
+) -> None:
+    if left_out and config.buckets is not None and config.buckets.too_small == "error":
+        first = next(iter(left_out))
+        raise InputError(
+            "buckets",
+            f"{len(left_out)} pictures that are {TOO_SMALL}, first {pictures.files[first]} "
+            f"({pictures.sizes[first]})",
+            "pictures that need not be enlarged",
+            "Choose smaller buckets, a rule for the shorter side in curate, or too_small drop.",
+        )
+
+
+def _tell_left_out(left_out: Mapping[str, str], pictures: SelectedPictures, step: StepDir) -> None:
+    for reason, count in counted(left_out.values()).items():
+        files = [str(pictures.files[i]) for i, why in left_out.items() if why == reason]
+        step.event("left out", reason=reason, count=count, first=files[:20])
+
+
+def _results(cache: "LatentCache", keys: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Size on disk, and how many pictures each bucket got, the widest first."""
+    rows = [cache.index()[key] for own in keys.values() for key in own]
+    shards = {row.shard for row in rows}
+    in_shards = sum(row.shard in shards for row in cache.index().values())
+    size = sum(cache.shard_file(shard).stat().st_size for shard in shards)
+    buckets = Counter(cache.index()[own[0]].bucket for own in keys.values())
+    ordered = sorted(buckets, key=lambda bucket: (bucket.h / bucket.w, bucket))
+    return {
+        "latents": len(rows),
+        "bytes_per_latent": round(size / in_shards, 1),
+        "buckets": {str(bucket): buckets[bucket] for bucket in ordered},
+    }
+
+
+def _config_of(made_with: Mapping[str, Any], path: Path) -> Config:
+    try:
+        return Config.model_validate(made_with["config"])
+    except (KeyError, ValidationError) as error:
+        raise InputError(
+            path,
+            f"a set of another version ({type(error).__name__})",
+            "one that this version of the cache step has made",
+            "Run the cache step again.",
+        ) from error

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 OUTPUTS = ("model", "adapter")
+_SDXL = "StableDiffusionXL"
 
 
 class Config(BaseConfig):
@@ -66,7 +67,8 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
         facts = {**_adapter_facts(family), **config.settings}
         with atomic_folder(step.path / "adapter") as folder:
             save_lora(family, folder)
-            (folder / "README.md").write_text(_card(config, base, "adapter", facts), "utf-8")
+            card = _card(config, base, "adapter", facts, _use(family, base, "adapter"))
+            (folder / "README.md").write_text(card, "utf-8")
         outputs["adapter"] = "adapter"
         if config.form == "merged":
             merge_lora(family)
@@ -78,7 +80,8 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
         with atomic_folder(step.path / "model") as folder:
             family.save(folder, precision=config.precision)
             kind = "merged" if config.form == "merged" and "adapter" in inputs else "model"
-            (folder / "README.md").write_text(_card(config, base, kind, facts), "utf-8")
+            card = _card(config, base, kind, facts, _use(family, base, kind))
+            (folder / "README.md").write_text(card, "utf-8")
         outputs["model"] = "model"
     sizes = {f"bytes of {kind}": _bytes_below(step.path / kind) for kind in outputs}
     return Manifest(
@@ -95,7 +98,12 @@ def _adapter_facts(family: "Family") -> dict[str, object]:
 
     settings = lora_settings(family)
     learnt = sum(parameter.numel() for parameter in lora_parameters(family).values())
+    kind = " + ".join(
+        ["DoRA" if settings.dora else "LoRA", *(["rsLoRA"] if settings.rslora else [])]
+    )
     return {
+        "kind": kind,
+        "parts": ", ".join(settings.parts),
         "rank": settings.rank,
         "alpha": f"{settings.alpha:g}",
         "layers": ", ".join(settings.targets),
@@ -103,16 +111,27 @@ def _adapter_facts(family: "Family") -> dict[str, object]:
     }
 
 
-_USES = {
-    "adapter": """pipeline = StableDiffusionXLPipeline.from_pretrained(
-    "{base}", force_zeros_for_empty_prompt=False
-)
-pipeline.load_lora_weights("FOLDER")""",
-    "model": """pipeline = StableDiffusionXLPipeline.from_pretrained("FOLDER")""",
-}
+def _use(family: "Family", base: str, kind: str) -> str:
+    """Lines of Python that load what was written."""
+    pipeline = type(family.pipeline()).__name__
+    imports, lines = (
+        f"from diffusers import {pipeline}",
+        [f'pipeline = {pipeline}.from_pretrained("FOLDER")'],
+    )
+    if kind == "adapter":
+        # SDXL's published config has zeros for an empty text.
+        zeros = ", force_zeros_for_empty_prompt=False" if pipeline.startswith(_SDXL) else ""
+        lines = [f'pipeline = {pipeline}.from_pretrained("{base}"{zeros})']
+        if hasattr(family.pipeline(), "load_lora_weights"):
+            lines.append('pipeline.load_lora_weights("FOLDER")')
+        else:
+            imports += "\nfrom peft import PeftModel"
+            part = f"pipeline.{family.denoiser}"
+            lines.append(f'{part} = PeftModel.from_pretrained({part}, "FOLDER")')
+    return "\n".join([imports, "", *lines])
 
 
-def _card(config: Config, base: str, kind: str, facts: Mapping[str, object]) -> str:
+def _card(config: Config, base: str, kind: str, facts: Mapping[str, object], use: str) -> str:
     """A model card as hubs read it: a head in YAML, then the text."""
     about = {
         "adapter": f"LoRA weights for `{base}`.",
@@ -129,8 +148,6 @@ def _card(config: Config, base: str, kind: str, facts: Mapping[str, object]) -> 
         f"tags: [{', '.join(tags)}]",
         "---",
     ]
-    use = _USES.get(kind, _USES["model"]).replace("{base}", base)
-    code = f"from diffusers import StableDiffusionXLPipeline\n\n{use}\npipeline"
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return f"""{chr(10).join(head)}
 
@@ -151,7 +168,8 @@ def _card(config: Config, base: str, kind: str, facts: Mapping[str, object]) -> 
 ## Use
 
 ```python
-{code}(prompt="...", negative_prompt="").images[0].save("picture.png")
+{use}
+pipeline(prompt="...", negative_prompt="").images[0].save("picture.png")
 ```
 
 Empty captions were trained as the text "", so the negative prompt is that text, not zeros.

@@ -2,47 +2,69 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from tastemaker.curation.prompts import CaptionChoice
+from tastemaker.curation.aliases import NO_ALIASES
+from tastemaker.curation.prompts import AnyPrompts, CaptionPrompt
 from tastemaker.engine.progress import Progress
-from tastemaker.errors import StaleCache
+from tastemaker.errors import MissingModel
 from tastemaker.records.config import Config as BaseConfig
+from tastemaker.records.finding import Finding
 from tastemaker.records.run import Artefact, Manifest
-from tastemaker.records.size import ImageSizes, Size
+from tastemaker.records.size import Size
 from tastemaker.store.rundir import StepDir
+from tastemaker.training.masking import AnyMask, NoMask, check_masks, open_masks
 from tastemaker.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from tastemaker.models.family import Family
-    from tastemaker.store.latent_sets import LatentSet
+    from tastemaker.models.prompt_tokens import PromptTokens
+    from tastemaker.records.image import ImageRecord
+    from tastemaker.training.latent_source import VisitedLatents
+    from tastemaker.training.prompt_preview import PromptPreview
+    from tastemaker.training.prompting import CountTokens, Prompter
 
 VERSION = 1
 OUTPUTS = ("model", "adapter", "log")
+
+MOST_CUT = 0.01
+"""A larger share of texts that lose their end is worth a warning (ours)."""
 
 
 class FullMethod(BaseConfig):
     """Train every weight of the named parts."""
 
     kind: Literal["full"] = "full"
-    parts: tuple[str, ...] = ("unet",)
-    """Parts of the family: `unet`, `text_encoder_1`, `text_encoder_2`."""
+    parts: tuple[str, ...] = Field(default=("denoiser",), min_length=1)
+    """`denoiser` (or its own name, such as `unet`), `text_encoder_1`, `text_encoder_2`; what is
+    not named stays as it is, bit for bit. Chosen by us."""
 
 
 class LoraMethod(BaseConfig):
-    """Train low-rank adapters in the denoiser (Hu et al. 2021, arXiv:2106.09685)."""
+    """Train low-rank adapters inside frozen networks (Hu et al. 2021, arXiv:2106.09685)."""
 
     kind: Literal["lora"] = "lora"
     rank: int = Field(default=16, gt=0)
-    """Rank r of every update B A."""
+    """Rank r of every update B A; 16 is the PixArt LoRA text's."""
     alpha: float = Field(default=16.0, gt=0)
-    """The update is scaled by alpha / rank."""
-    targets: str = "attention"
-    """Group of layers: `attention`, or `attention+ff` with the feed-forward layers."""
+    """The update is scaled by alpha / rank. Chosen by us; the PixArt LoRA text leaves PEFT's 8."""
+    targets: str | tuple[str, ...] = "attention"
+    """Layers of the denoiser: a group of the family's, such as `attention`, or `attention+ff` with
+    the feed-forward layers; or a list of ends of layer names. Chosen by us."""
+    text_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
+    """Layers of the text encoders in `parts`, as ends of names; their attention. Chosen by us."""
+    dora: bool = False
+    """Learn the length of every row of a weight too (DoRA: Liu et al. 2024, arXiv:2402.09353)."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) (rsLoRA: Kalajdzievski 2023, arXiv:2312.03732)."""
+    init: Literal["uniform", "gaussian"] = "uniform"
+    """How A is drawn: PEFT's default, or `gaussian` as in the PixArt LoRA text."""
+    parts: tuple[str, ...] = Field(default=("denoiser",), min_length=1)
+    """Networks that get adapters: `denoiser`, `text_encoder_1`, `text_encoder_2`. Chosen by us."""
 
 
 class SftObjective(BaseConfig):
@@ -63,6 +85,7 @@ class Config(TrainingSettings):
         "collection": "collection",
         "selection": "selection",
         "cache": "cache",
+        "aliases": "aliases",
     }
     model: str
     """The model to start from."""
@@ -76,14 +99,69 @@ class Config(TrainingSettings):
     """What is trained."""
     objective: SftObjective = SftObjective()
     """What a step minimises."""
-    caption_weights: tuple[float, ...] = (1.0,)
-    """Relative frequency of a picture's first, second, ... caption."""
-    empty_captions: float = Field(default=0.1, ge=0, lt=1)
-    """Share of visits with the empty text, which generation passes as the negative prompt."""
+    loss_mask: AnyMask = NoMask()
+    """Which part of a picture counts in the loss: `none` for all of it, `watermark`, or `files`;
+    validation is on the whole pictures."""
+    prompts: AnyPrompts = CaptionPrompt()
+    """The texts: `captions`, `tags`, or `mixed`; drawn anew at every visit, never cached."""
+    aliases: str | None = None
+    """A file of other names of tags: CSV rows `name,category,count,"alias,alias"`, or JSON lines of
+    `antecedent_name`, `consequent_name`, `status`."""
+    balance_lengths: bool = False
+    """Put pictures whose texts fill the same number of text windows into the same batches, so that
+    short batches exist too (bigASP's second version)."""
     held_out: int = Field(default=0, ge=0)
     """Pictures that are only validated on, chosen by hash."""
     stable_images: int = Field(default=32, ge=0)
     """Trained pictures whose loss is also computed on a fixed grid."""
+    follow: bool = False
+    """Take in the crops that a worker adds to the cache meanwhile. The run cannot be repeated bit
+    for bit then, nor after a resume."""
+    check_latents: bool = Field(default=True, json_schema_extra={"changes_result": False})
+    """Read every latent and compare its checksum before the first step (ours)."""
+
+    @model_validator(mode="after")
+    def _rates_are_of_trained_parts(self) -> "Config":
+        for part in self.optimizer.part_lr:
+            if part not in self.method.parts:
+                trained = ", ".join(self.method.parts)
+                raise ValueError(f"optimizer.part_lr names '{part}', but method.parts is {trained}")
+        return self
+
+
+def check(config: Config, inputs: Mapping[str, Artefact]) -> list[Finding]:
+    """Pictures without a text, prompts that are cut off, aliases that had to be left out."""
+    found = []
+    if "aliases" in inputs:
+        from tastemaker.store.alias_files import read_aliases
+
+        table = read_aliases(Path(inputs["aliases"].path))
+        if table.notes:
+            todo = "Nothing need be done: these are not used."
+            found.append(Finding("aliases", "; ".join(table.describe()), todo, fatal=False))
+    looked = _look_ahead(config, inputs)
+    if looked is None:
+        return found
+    texts = looked[0].texts
+    if texts.cut_texts > MOST_CUT * texts.texts:
+        todo = "Use shorter captions or fewer tags, or accept that their ends are not learned."
+        found.append(Finding("prompts", str(texts), todo, fatal=False))
+    return found
+
+
+def preview(config: Config, inputs: Mapping[str, Artefact]) -> list[str]:
+    """Real prompts as the model will see them, and what batches are padded to."""
+    from tastemaker.training.prompt_preview import mix_line, preview_lines
+
+    looked = _look_ahead(config, inputs)
+    if looked is None:
+        return []
+    lines = preview_lines(*looked)
+    if not config.balance_lengths and max(looked[0].mix.values()) < 1:
+        other = _look_ahead(config.model_copy(update={"balance_lengths": True}), inputs)
+        if other is not None:
+            lines.append(f"with balance_lengths, {mix_line(other[0])}")
+    return lines
 
 
 def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manifest:
@@ -91,35 +169,45 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     from tastemaker.models.family import load_family
     from tastemaker.objectives.sft import SFT
     from tastemaker.store.catalogue import Catalogue
-    from tastemaker.store.latent_sets import LatentSet
-    from tastemaker.store.pictures import refuse_uncaptioned, split_held_out
+    from tastemaker.store.pictures import split_held_out
     from tastemaker.store.selections import read_selection
     from tastemaker.training.diffusion import DiffusionTask
+    from tastemaker.training.prompting import refuse_textless
     from tastemaker.training.session import fit
 
     selection = read_selection(Path(inputs["selection"].path))
-    train_ids, held_out = split_held_out(selection.ids, config.held_out)
     family = load_family(str(inputs["model"].path))
-    latents = _read_latents(LatentSet(Path(inputs["cache"].path)), selection.ids, family)
-    records = {r.id: r for r in Catalogue(Path(inputs["collection"].path)).records()}
-    refuse_uncaptioned([records[i] for i in train_ids], selection.name)
+    cache = Path(inputs["cache"].path)
+    latents, ids = _checked_latents(config, cache, selection.ids, family, step)
+    train_ids, held_out = split_held_out(ids, config.held_out)
+    catalogue = Catalogue(Path(inputs["collection"].path))
+    records = {r.id: r for r in catalogue.records()}
+    chosen = {i: records[i] for i in selection.ids}
+    prompter = _prompter(config, inputs, chosen, family.token_counts)
+    refuse_textless(prompter, train_ids, selection.name)
+    trained = {i: records[i] for i in train_ids}
+    masks = open_masks(config.loss_mask, catalogue, trained, family.latent_factor)
+    masked = check_masks(masks, ((i, row.sizes) for i in train_ids for row in latents.rows(i)))
     task = DiffusionTask(
         family,
         _trained_parts(family, config),
-        {i: records[i] for i in selection.ids},
-        lambda sample_id, _visit: latents[sample_id],
+        prompter,
+        latents,
         SFT(weighting=config.objective.weighting, gamma=config.objective.gamma),
-        CaptionChoice(config.caption_weights, config.empty_captions),
         seed=config.seed,
         held_out=held_out,
         stable=train_ids[: config.stable_images],
+        masks=masks,
     )
     buckets: dict[Size, list[str]] = {}
     for sample_id in train_ids:
-        buckets.setdefault(latents[sample_id][1].target, []).append(sample_id)
+        buckets.setdefault(latents.bucket(sample_id), []).append(sample_id)
     with Progress(step, config.images_total, "images", step.name) as progress:
-        outcome = fit(task, buckets, config, step.path, progress.advance)
+        settings = _with_own_names(family, config)
+        groups = _groups(config, inputs, buckets, prompter)
+        outcome = fit(task, groups, settings, step.path, progress.advance, task.padded)
     kind = _save(family, config, step.path)
+    without = len(selection.ids) - len(ids)
     return Manifest(
         stage="fit",
         key=step.key,
@@ -129,44 +217,119 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
             "steps": outcome.steps,
             "pictures trained on": len(train_ids),
             "pictures held out": len(held_out),
+            **({} if masks is None else {"latents with a loss mask": masked}),
+            **({"pictures without a latent": without} if without else {}),
+            **{f"aliases: {name}": n for name, n in prompter.aliases.notes.items()},
         },
         results=outcome.figures,
     )
 
 
-def _read_latents(
-    cache: "LatentSet", ids: tuple[str, ...], family: "Family"
-) -> dict[str, tuple["Tensor", ImageSizes]]:
-    """All latents of the selection in memory, as fp32."""
-    latents = {}
-    for sample_id in ids:
-        latent = cache.read(sample_id)
-        if latent.mean.shape[0] != family.latent_channels:
-            raise StaleCache(
-                cache.path,
-                f"latents of {latent.mean.shape[0]} channels",
-                f"{family.latent_channels} channels as this model has",
-                "Run the cache step with the model that is trained.",
-            )
-        latents[sample_id] = (latent.mean.float(), latent.sizes)
-    return latents
+def _prompter(
+    config: Config,
+    inputs: Mapping[str, Artefact],
+    records: "Mapping[str, ImageRecord]",
+    count_tokens: "CountTokens",
+) -> "Prompter":
+    """What makes the texts of this configuration."""
+    from tastemaker.store.alias_files import read_aliases
+    from tastemaker.training.prompting import Prompter
+
+    aliases = read_aliases(Path(inputs["aliases"].path)) if "aliases" in inputs else NO_ALIASES
+    return Prompter(records, config.prompts, config.seed, aliases, count_tokens)
+
+
+def _groups(
+    config: Config,
+    inputs: Mapping[str, Artefact],
+    buckets: "Mapping[Size, list[str]]",
+    prompter: "Prompter",
+) -> "Mapping[Any, list[str]]":
+    """What a batch is drawn from: buckets, or buckets and numbers of text windows."""
+    if not config.balance_lengths:
+        return buckets
+    from tastemaker.models.prompt_tokens import load_prompt_tokens
+    from tastemaker.training.prompt_preview import balanced
+
+    return balanced(buckets, prompter, load_prompt_tokens(str(inputs["model"].path)))
+
+
+def _look_ahead(
+    config: Config, inputs: Mapping[str, Artefact]
+) -> "tuple[PromptPreview, PromptTokens] | None":
+    """The texts of the first steps; None where what they are made of is not there yet.
+
+    Raises:
+        InputError: a picture has no text, or the aliases cannot be read.
+    """
+    if not {"collection", "selection", "model"} <= inputs.keys():
+        return None
+    from tastemaker.models.prompt_tokens import load_prompt_tokens
+    from tastemaker.store.catalogue import Catalogue
+    from tastemaker.store.latent_sets import LatentSet
+    from tastemaker.store.pictures import split_held_out
+    from tastemaker.store.selections import read_selection
+    from tastemaker.training.prompt_preview import look_ahead
+    from tastemaker.training.prompting import refuse_textless
+
+    selection = read_selection(Path(inputs["selection"].path))
+    chosen = set(selection.ids)
+    every = Catalogue(Path(inputs["collection"].path)).records()
+    records = {record.id: record for record in every if record.id in chosen}
+    sizes = LatentSet(Path(inputs["cache"].path)).buckets() if "cache" in inputs else {}
+    ids = [i for i in selection.ids if i in records and (i in sizes or "cache" not in inputs)]
+    trained = split_held_out(ids, config.held_out)[0]
+    try:
+        tokens = load_prompt_tokens(str(inputs["model"].path))
+    except MissingModel:
+        # A single file may come without its tokenizers, and training finds them on the hub.
+        return None
+    prompter = _prompter(config, inputs, records, tokens.counts)
+    refuse_textless(prompter, trained, selection.name)
+    buckets: dict[Size, list[str]] = {}
+    for sample_id in trained:
+        buckets.setdefault(sizes.get(sample_id, Size(0, 0)), []).append(sample_id)
+    groups = _groups(config, inputs, buckets, prompter)
+    steps = -(-config.images_total // config.batch)
+    return look_ahead(prompter, tokens, groups, config.batch, steps), tokens
+
+
+def _checked_latents(
+    config: Config, cache: Path, ids: tuple[str, ...], family: "Family", step: StepDir
+) -> "tuple[VisitedLatents, tuple[str, ...]]":
+    """The latents, all of them read once to see that they are whole, and whose they are."""
+    from tastemaker.store.latent_sets import LatentSet
+    from tastemaker.training.latent_source import VisitedLatents, check_latents
+
+    latents = LatentSet(cache)
+    total = len(latents.keys()) if config.check_latents else 0
+    with Progress(step, total, "latents", f"{step.name}: checking") as progress:
+        chosen = check_latents(
+            latents, ids, family, progress.advance if config.check_latents else None
+        )
+    return VisitedLatents(latents, config.seed, follow=config.follow), chosen
 
 
 def _trained_parts(family: "Family", config: Config) -> dict[str, "nn.Module"]:
     from tastemaker.models.adapters import add_lora
+    from tastemaker.models.parts import part_names
 
+    names = part_names(family, config.method.parts)
     if isinstance(config.method, FullMethod):
-        family.trainable(config.method.parts)
-        return {name: family.parts[name] for name in config.method.parts}
-    family.trainable(())
-    add_lora(
-        family,
-        rank=config.method.rank,
-        alpha=config.method.alpha,
-        targets=config.method.targets,
-        seed=config.seed,
-    )
-    return {"unet": family.parts["unet"]}
+        family.trainable(names)
+    else:
+        options = config.method.model_dump(exclude={"kind"})
+        add_lora(family, **options, seed=config.seed)
+    return {name: family.parts[name] for name in names}
+
+
+def _with_own_names(family: "Family", config: Config) -> Config:
+    """The same settings, with the learning rates by the parts' own names."""
+    from tastemaker.models.parts import part_names
+
+    rates = {part_names(family, (n,))[0]: lr for n, lr in config.optimizer.part_lr.items()}
+    optimizer = config.optimizer.model_copy(update={"part_lr": rates})
+    return config.model_copy(update={"optimizer": optimizer})
 
 
 def _save(family: "Family", config: Config, folder: Path) -> str:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from tastemaker.curation.prompts import CaptionChoice
+from tastemaker.curation.prompts import CaptionPrompt
 from tastemaker.engine.progress import Progress
 from tastemaker.records.run import Artefact, Manifest
 from tastemaker.records.size import Size
@@ -55,6 +55,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     from tastemaker.objectives.contrastive import Contrastive
     from tastemaker.store.catalogue import Catalogue
     from tastemaker.training.image_text import ImageTextTask
+    from tastemaker.training.prompting import Prompter
     from tastemaker.training.session import fit
 
     size = Size(config.size_px, config.size_px)
@@ -73,12 +74,13 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
         architecture, Path(inputs["tokenizer"].path) / "tokenizer", seed=config.seed
     )
     model.model.requires_grad_(True).train()
+    # An empty text fits every picture: as one of a batch it would only be noise.
+    prompts = CaptionPrompt(weights=config.caption_weights, empty=0)
     task = ImageTextTask(
         model,
-        records,
+        Prompter(records, prompts, config.seed),
         tensors,
         Contrastive(),
-        CaptionChoice(config.caption_weights),
         seed=config.seed,
         held_out=held_out,
     )

@@ -49,8 +49,12 @@ class Config(BaseConfig):
     """The sampler (DPM++ Karras is stated in the source of the SDXL quality-tuning recipe)."""
     steps: int = Field(default=30, gt=0)
     """Denoising steps (ours)."""
-    guidance: float = Field(default=5.0, ge=1)
-    """Classifier-free guidance; 1 turns it off (5.0 is stated in the same source)."""
+    guidance: float = Field(default=5.0, ge=0)
+    """Classifier-free guidance; 1 and less turn it off, as SDXL-Turbo wants it (5.0 is stated in
+    the same source)."""
+    spacing: Literal["leading", "trailing", "linspace"] | None = None
+    """How the steps lie in the noise schedule; the model's own when not given. Few steps need
+    `trailing`, and so does a model of zero terminal SNR."""
     negative: str = ""
     """Negative prompt; the empty text is what captions are replaced with in training."""
     height_px: int | None = Field(default=None, gt=0)
@@ -133,7 +137,8 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
         stage="generate",
         key=step.key,
         outputs={"samples": "samples"},
-        counts={"pictures": len(jobs), "prompts": len(prompts.prompts), "kept from before": done},
+        counts={"pictures": len(jobs), "prompts": len(prompts.prompts), "kept from before": done}
+        | _cut_prompts(family, prompts),
         results={
             "model": config.name,
             "prompt set": prompts.name,
@@ -151,16 +156,13 @@ def _device() -> str:
 
 
 def _size(config: Config, family: "Family") -> Size:
-    unet: Any = family.parts["unet"]
-    own = unet.config["sample_size"] or 64
-    h, w = (own, own) if isinstance(own, int) else own
-    factor = family.latent_factor
-    return Size(config.height_px or h * factor, config.width_px or w * factor)
+    own = family.own_size
+    return Size(config.height_px or own.h, config.width_px or own.w)
 
 
 def _settings(config: Config, inputs: Mapping[str, Artefact], size: Size) -> str:
     """Hash of all that determines a picture beside its prompt and noise."""
-    fields = ("sampler", "steps", "guidance", "negative", "original_px", "precision")
+    fields = ("sampler", "steps", "guidance", "spacing", "negative", "original_px", "precision")
     keys = {name: inputs[name].key for name in ("model", "adapter") if name in inputs}
     return hash_json([VERSION, keys, list(size), {name: getattr(config, name) for name in fields}])
 
@@ -175,6 +177,16 @@ def _jobs(config: Config, prompts: PromptSet, family: "Family") -> list[Job]:
         for index in range(config.samples_per_prompt):
             jobs.append(Job(prompt, index, Draw(config.seed, "generate", sample, index), windows))
     return jobs
+
+
+def _cut_prompts(family: "Family", prompts: PromptSet) -> dict[str, int]:
+    """How many prompts the model cannot read to their end, and by how much; nothing if it can."""
+    from tastemaker.models.text import summarise
+
+    told = summarise(family.token_reports([prompt.text for prompt in prompts.prompts]))
+    if not told.cut_texts:
+        return {}
+    return {"prompts cut": told.cut_texts, "tokens cut": told.cut_tokens}
 
 
 def _todo(jobs: Sequence[Job], folder: Path, settings: str) -> set[Job]:
@@ -219,7 +231,9 @@ def _make(config: Config, family: "Family", size: Size, jobs: list[Job]) -> Iter
     from tastemaker.models.sampling import Sampling, latent_shape, sample_pictures
 
     original = Size(config.original_px, config.original_px) if config.original_px else None
-    sampling = Sampling(config.sampler, config.steps, config.guidance, size, original)
+    sampling = Sampling(
+        config.sampler, config.steps, config.guidance, size, original, config.spacing
+    )
     # Drawn on the CPU in fp32 for every picture alone: the same on any device, in any batch.
     noise = batch_noise([job.draw for job in jobs], latent_shape(family, size))
     texts = [job.prompt.text for job in jobs]

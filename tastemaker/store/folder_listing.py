@@ -21,6 +21,7 @@ from tastemaker.store.file_kinds import (
     is_gzipped_tar,
     kind_of,
 )
+from tastemaker.store.mask_files import masks_among
 from tastemaker.store.picture_texts import METADATA, TEXT_ENDINGS, leads_out, utf8
 
 OUTSIDE = "leads outside the folder"
@@ -52,7 +53,7 @@ class FolderListing:
         problems: what cannot be used, with the reason.
         escaping: links that lead out of the folder (also among the problems when they are named
             like pictures or are folders).
-        left_out: the others, counted by ending.
+        left_out: the others, counted by ending; masks of pictures (`store.mask_files`) too.
     """
 
     def __init__(self, root: Path, heads: Heads | None = None, *, look: bool = True) -> None:
@@ -128,10 +129,14 @@ class FolderListing:
             self.problems[key] = "no regular file"
 
     def _tell_files_apart(self) -> None:
-        self.pictures |= {key for key in self.files if ending_of(key) in PICTURE_ENDINGS}
+        named = {key for key in self.files if ending_of(key) in PICTURE_ENDINGS}
+        masks = masks_among(named)
+        self.pictures |= named - masks
+        if masks:
+            self.left_out["masks"] += len(masks)
         texts = []
         for key in sorted(self.files):
-            if key in self.pictures or key.rpartition("/")[2] in METADATA:
+            if key in named or key.rpartition("/")[2] in METADATA:
                 continue
             if ending_of(key) in TEXT_ENDINGS:
                 texts.append(key)

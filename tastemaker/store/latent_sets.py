@@ -1,15 +1,31 @@
-"""Which latents of a cache belong to one selection: a small JSON file of picture id -> latent key.
+"""Which latents of a cache belong to one selection: a JSON file of picture id -> latent keys.
+
+```
+STEP/
+  latents.json      picture -> keys of its variants (crops); what was left out, and why
+  refreshed.json    further variants that a worker has added since
+```
 
 The cache itself is content-addressed and shared by every run of the step, so an edited picture
-costs one new latent and nothing else.
+costs one new latent and nothing else. `latents.json` never changes once it is written: a run that
+reads it alone is reproducible. What `refreshed.json` adds is read only by who asks for it.
 """
 
 import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from tastemaker.errors import InputError, StaleCache
+from tastemaker.errors import CorruptFile, InputError, StaleCache
+from tastemaker.records.size import Size
 from tastemaker.store.atomic import write_json
-from tastemaker.store.latents import CachedLatent, LatentCache
+from tastemaker.store.hashing import hash_json
+from tastemaker.store.latent_columns import LatentColumns
+from tastemaker.store.latents import CachedLatent, IndexRow, LatentCache
+
+REFRESHED = "refreshed.json"
+_TODO = "Run the cache step with the same selection."
 
 
 class LatentSet:
@@ -20,36 +36,213 @@ class LatentSet:
 
     Raises:
         InputError: it is not there.
+        CorruptFile: it is no such file, or was changed.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path) / "latents.json" if Path(path).is_dir() else Path(path)
+        content = _read(self.path)
+        if content is None:
+            raise InputError(self.path, "no such file", "a latent set", "Run the cache step.")
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise InputError(
-                self.path, "no such file", "a latent set", "Run the cache step."
-            ) from error
-        self._keys: dict[str, str] = content["keys"]
-        self._cache = LatentCache(self.path.parent / content["cache"])
+            self._keys = {i: tuple(keys) for i, keys in content["keys"].items()}
+            self.left_out: Mapping[str, str] = content["left_out"]
+            self.autoencoder: str = content["autoencoder"]
+            self.made_with: Mapping[str, Any] = content["made_with"]
+            self.cache = LatentCache(self.path.parent / content["cache"])
+        except (KeyError, AttributeError, TypeError) as error:
+            raise self._changed(f"it lacks {error}") from error
+        self.generation = 0
+        self._stamp: tuple[int, int] | None = None
 
-    def read(self, picture_id: str) -> CachedLatent:
-        """The latent of a picture.
+    def ids(self) -> tuple[str, ...]:
+        """The pictures that have a latent, sorted."""
+        return tuple(sorted(self._keys))
+
+    def variants(self, picture_id: str) -> int:
+        """How many latents the picture has: one a crop.
 
         Raises:
             StaleCache: the set was made for a selection without this picture.
-            CorruptFile: the checksum does not match.
         """
-        if picture_id not in self._keys:
-            raise StaleCache(
-                self.path,
-                f"no latent of picture {picture_id[:12]}",
-                "one for every selected picture",
-                "Run the cache step with the same selection.",
-            )
-        return self._cache.read(self._keys[picture_id])
+        return len(self._keys_of(picture_id))
+
+    def keys(self) -> list[str]:
+        """The keys of all latents, of every picture and variant."""
+        return [key for keys in self._keys.values() for key in keys]
+
+    def buckets(self) -> Mapping[str, Size]:
+        """Picture -> height and width of its bucket in pixels; all its variants are of one."""
+        ids = [i for i, keys in self._keys.items() if keys]
+        numbers = self._rows.find(self._keys[i][0] for i in ids).tolist()
+        if -1 in numbers:
+            self.number(ids[numbers.index(-1)])
+        return {i: self._rows.kind(n).bucket for i, n in zip(ids, numbers, strict=True)}
+
+    def row(self, picture_id: str, variant: int = 0) -> IndexRow:
+        """Where a latent lies, and what it is.
+
+        Raises:
+            StaleCache: the set was made for a selection without this picture.
+            CorruptFile: the cache has lost the latent.
+        """
+        return self._rows.row(self.number(picture_id, variant))
+
+    def number(self, picture_id: str, variant: int = 0) -> int:
+        """The latent's number in the cache's columns.
+
+        Raises:
+            StaleCache: the set was made for a selection without this picture.
+            CorruptFile: the cache has lost the latent.
+        """
+        key = self._keys_of(picture_id)[variant]
+        number = int(self._rows.find([key])[0])
+        if number < 0:
+            raise self._broken(f"the cache has no latent {key[:12]} of picture {picture_id[:12]}")
+        return number
+
+    def read(self, picture_id: str, variant: int = 0, *, check: bool = True) -> CachedLatent:
+        """One latent of a picture.
+
+        Args:
+            picture_id: the picture.
+            variant: which of its crops, from 0.
+            check: compare the checksum, see `LatentCache.read_row`.
+
+        Raises:
+            StaleCache: the set was made for a selection without this picture.
+            CorruptFile: the latent cannot be read, or the checksum does not match.
+        """
+        return self.cache.read_row(self.row(picture_id, variant), check=check)
+
+    def verify(self, on_read: Callable[[], None] = lambda: None) -> int:
+        """Read every latent of the set and compare its checksum; how many there are.
+
+        Args:
+            on_read: called after each, for progress.
+
+        Raises:
+            CorruptFile: some are lost or not what was written; the message counts them.
+        """
+        keys = list(dict.fromkeys(self.keys()))
+        lost = [k for k, n in zip(keys, self._rows.find(keys).tolist(), strict=True) if n < 0]
+        if lost:
+            raise self._broken(f"{len(lost)} of {len(keys)} latents are not in the cache")
+        damaged = self.cache.damaged(keys, on_read)
+        if damaged:
+            first = next(iter(damaged.values())).rpartition(" Run the cache step")[0]
+            raise self._broken(f"{len(damaged)} of {len(keys)} latents are damaged, first {first}")
+        return len(keys)
+
+    def follow(self) -> bool:
+        """Take in the variants that a worker has added since; whether there were any.
+
+        Raises:
+            CorruptFile: the file of added variants is damaged.
+        """
+        file = self.path.parent / REFRESHED
+        try:
+            status = file.stat()
+        except FileNotFoundError:
+            return False
+        stamp = (status.st_mtime_ns, status.st_ino)
+        if stamp == self._stamp:
+            return False
+        content = _read(file) or {}
+        self.cache.reread()
+        before = len(self.keys())
+        for picture_id, added in content.get("keys", {}).items():
+            own = self._keys.get(picture_id)
+            if own is not None:
+                new = [key for key in added if key not in own and key in self._rows]
+                self._keys[picture_id] = (*own, *new)
+        self.generation = content.get("generation", self.generation)
+        self._stamp = stamp
+        return len(self.keys()) > before
+
+    @cached_property
+    def _rows(self) -> LatentColumns:
+        try:
+            return self.cache.columns
+        except CorruptFile as error:
+            raise self._broken(str(error)) from error
+
+    def _keys_of(self, picture_id: str) -> tuple[str, ...]:
+        keys = self._keys.get(picture_id)
+        if keys is None:
+            reason = self.left_out.get(picture_id)
+            got = f"no latent of picture {picture_id[:12]}"
+            got += f", which was left out: {reason}" if reason else ""
+            raise StaleCache(self.path, got, "one for every selected picture", _TODO)
+        return keys
+
+    def _broken(self, what: str) -> CorruptFile:
+        return CorruptFile(
+            f"{self.path}: {what.rstrip('.')}. Delete this one file and run the same command "
+            "again: the cache step then encodes again what is damaged, and nothing else."
+        )
+
+    def _changed(self, what: str) -> CorruptFile:
+        return CorruptFile(
+            f"{self.path}: not a latent set ({what}). Delete it and run cache again."
+        )
 
 
-def write_latent_set(path: Path, cache: str, keys: dict[str, str]) -> None:
-    """Write the set atomically; `cache` is the cache's folder relative to the file."""
-    write_json(path, {"cache": cache, "keys": keys})
+def write_latent_set(
+    path: Path,
+    cache: str,
+    keys: Mapping[str, Sequence[str]],
+    *,
+    autoencoder: str = "",
+    left_out: Mapping[str, str] | None = None,
+    made_with: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a set atomically.
+
+    Args:
+        path: the JSON file.
+        cache: the cache's folder relative to the file.
+        keys: picture -> keys of its variants.
+        autoencoder: hash of the model's autoencoder.
+        left_out: picture -> why it has no latent.
+        made_with: what a worker needs that adds variants: collection, model and configuration.
+    """
+    content = {"cache": cache, "keys": {i: list(own) for i, own in keys.items()}}
+    content |= {"left_out": dict(left_out or {}), "autoencoder": autoencoder}
+    _write(path, {**content, "made_with": dict(made_with or {})})
+
+
+def write_refreshed(folder: Path, generation: int, keys: Mapping[str, Sequence[str]]) -> None:
+    """Replace the file of added variants atomically; the latents must be in the cache already."""
+    content = {"generation": generation, "keys": {i: list(own) for i, own in keys.items()}}
+    _write(folder / REFRESHED, content)
+
+
+def read_refreshed(folder: Path) -> dict[str, list[str]]:
+    """Picture -> keys of the variants that were added; empty when there are none.
+
+    Raises:
+        CorruptFile: the file was changed.
+    """
+    return (_read(folder / REFRESHED) or {}).get("keys", {})
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    write_json(path, {**content, "checksum": hash_json(content)})
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The content, or None when there is no such file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        checksum = content.pop("checksum")
+        if checksum == hash_json(content):
+            return content
+        problem = "its content does not match its checksum"
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        problem = str(error)
+    raise CorruptFile(
+        f"{path}: not a latent set ({problem}). Delete it and run the same command again."
+    )

@@ -1,18 +1,19 @@
-"""The pictures of a selection, at one size, in memory."""
+"""The pictures of a selection: whole, or cropped to some size."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
-from tastemaker.errors import InputError
+from tastemaker.errors import InputError, PictureError
 from tastemaker.records.image import ImageRecord
 from tastemaker.records.size import ImageSizes, Size
 from tastemaker.store.catalogue import Catalogue
-from tastemaker.store.images import load_image
-from tastemaker.store.resize import resize_and_crop
+from tastemaker.store.hashing import hash_bytes
+from tastemaker.store.images import load_image, read_picture_file
+from tastemaker.store.resize import cut_out, resize_and_crop
 from tastemaker.store.selections import read_selection
 
 
@@ -31,24 +32,51 @@ class SelectedPictures:
     Attributes:
         ids: the selection's ids, sorted.
         files: where each lies.
-        size: what each is resized to cover, then cropped to at its centre.
+        sizes: height and width of each, upright.
+        sources: what each is called in its source.
     """
 
     ids: tuple[str, ...]
     files: Mapping[str, Path]
-    size: Size
+    sizes: Mapping[str, Size]
+    sources: Mapping[str, str]
 
-    def load(self, picture_id: str) -> SizedPicture:
-        """One picture at the bucket's size.
+    def pixels(self, picture_id: str) -> np.ndarray:
+        """One picture, uint8 `[H, W, 3]`.
 
         Raises:
-            PictureError: its file can no longer be read.
+            PictureError: its file can no longer be read, or was changed since it was collected.
         """
-        loaded = load_image(self.files[picture_id])
-        return SizedPicture(*resize_and_crop(loaded.pixels, self.size))
+        file = self.files[picture_id]
+        data = read_picture_file(file)
+        if hash_bytes(data) != picture_id:
+            raise PictureError(
+                file,
+                "changed since it was collected (its bytes have another hash)",
+                "the file as it was",
+                "Collect again, so that the catalogue knows the picture as it is now.",
+            )
+        return load_image(data, name=str(file)).pixels
+
+    def crops(self, picture_id: str, wanted: Sequence[ImageSizes]) -> list[np.ndarray]:
+        """Some crops of one picture, which is decoded once: uint8 `[target.h, target.w, 3]` each.
+
+        Raises:
+            PictureError: as `pixels`.
+        """
+        pixels = self.pixels(picture_id)
+        return [cut_out(pixels, sizes) for sizes in wanted]
+
+    def load(self, picture_id: str, size: Size) -> SizedPicture:
+        """One picture, resized to cover a size and cropped to it at its centre.
+
+        Raises:
+            PictureError: as `pixels`.
+        """
+        return SizedPicture(*resize_and_crop(self.pixels(picture_id), size))
 
 
-def open_pictures(collection: Path, selection: Path, size: Size) -> SelectedPictures:
+def open_pictures(collection: Path, selection: Path) -> SelectedPictures:
     """Find every picture of a selection in its collection.
 
     Raises:
@@ -56,7 +84,8 @@ def open_pictures(collection: Path, selection: Path, size: Size) -> SelectedPict
     """
     chosen = read_selection(selection)
     catalogue = Catalogue(collection)
-    records = {record.id: record for record in catalogue.records()}
+    wanted = set(chosen.ids)
+    records = {record.id: record for record in catalogue.records() if record.id in wanted}
     missing = [i for i in chosen.ids if i not in records]
     if missing:
         raise InputError(
@@ -66,7 +95,9 @@ def open_pictures(collection: Path, selection: Path, size: Size) -> SelectedPict
             "Run curate again on this collection.",
         )
     files = {i: catalogue.picture_path(records[i]) for i in chosen.ids}
-    return SelectedPictures(chosen.ids, files, size)
+    sizes = {i: records[i].size or Size(0, 0) for i in chosen.ids}
+    sources = {i: f"{records[i].source}:{records[i].key}" for i in chosen.ids}
+    return SelectedPictures(chosen.ids, files, sizes, sources)
 
 
 def load_pictures(collection: Path, selection: Path, size: Size) -> dict[str, SizedPicture]:
@@ -75,8 +106,8 @@ def load_pictures(collection: Path, selection: Path, size: Size) -> dict[str, Si
     Raises:
         InputError, PictureError: as `open_pictures` and `SelectedPictures.load`.
     """
-    pictures = open_pictures(collection, selection, size)
-    return {i: pictures.load(i) for i in pictures.ids}
+    pictures = open_pictures(collection, selection)
+    return {i: pictures.load(i, size) for i in pictures.ids}
 
 
 def split_held_out(ids: Iterable[str], count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -4,11 +4,11 @@ Axes: B pictures, C latent channels, H and W latent rows and columns, L tokens, 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from tastemaker.curation.prompts import CaptionChoice, choose_caption
 from tastemaker.diffusion.errors import per_image_mse
 from tastemaker.diffusion.noise import batch_noise
 from tastemaker.diffusion.timesteps import timesteps
@@ -16,9 +16,12 @@ from tastemaker.models.family import Conditioning, Family, TextStates
 from tastemaker.objectives.protocol import SingleBatch, Terms
 from tastemaker.objectives.sft import SFT
 from tastemaker.records.draws import Draw
-from tastemaker.records.image import ImageRecord
 from tastemaker.records.run import Visit
 from tastemaker.records.size import ImageSizes, Size
+from tastemaker.store.loss_masks import LossMasks
+from tastemaker.training.latent_source import FIXED
+from tastemaker.training.masking import batch_weight
+from tastemaker.training.prompting import Prompter
 from tastemaker.training.validate import GridPoint, even_timesteps, fixed_grid, validate
 
 GRID_TIMESTEPS = 10
@@ -28,7 +31,9 @@ GRID_BATCH = 64
 """Points of a grid per forward pass (ours)."""
 
 LatentOf = Callable[[str, int], tuple[Tensor, ImageSizes]]
-"""(sample id, visit) -> latent [C, H, W], already scaled, and the sizes that belong to it."""
+"""(sample id, visit) -> latent [C, H, W], already scaled, and the sizes that belong to it.
+
+Validation asks for the visit `FIXED`."""
 
 
 class DiffusionTask:
@@ -40,44 +45,49 @@ class DiffusionTask:
         self,
         family: Family,
         parts: Mapping[str, nn.Module],
-        records: Mapping[str, ImageRecord],
+        prompter: Prompter,
         latent_of: LatentOf,
         objective: SFT,
-        captions: CaptionChoice,
         *,
         seed: int,
         held_out: Sequence[str] = (),
         stable: Sequence[str] = (),
+        masks: LossMasks | None = None,
     ) -> None:
         """Args: parts: what is trained; held_out, stable: ids of the two fixed validation grids."""
-        self.family, self.parts, self.records = family, parts, records
-        self.latent_of, self.objective, self.captions = latent_of, objective, captions
+        self.family, self.parts, self.prompter = family, parts, prompter
+        self.latent_of, self.objective, self.masks = latent_of, objective, masks
         self.seed, self.grids = seed, {"validation": tuple(held_out), "stable": tuple(stable)}
         self.schedule = family.schedule()
-        captions_of_all = [text for record in records.values() for text in record.captions]
-        # The same number for every batch, so that a text's states do not depend on its neighbours.
-        self._windows = family.windows(captions_of_all)
         self._text_is_trained = any(name.startswith("text_encoder") for name in parts)
-        self._text_states: dict[str, TextStates] = {}
+        self._text_states: dict[tuple[str, int], TextStates] = {}
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The trained parts."""
         return self.parts
 
+    def padded(self, visits: Sequence[Visit]) -> tuple[Visit, ...]:
+        """The visits of a whole step, with the windows that all their texts are padded to."""
+        return self.prompter.padded(visits, self.family.windows)
+
     def terms(self, visits: Sequence[Visit]) -> Terms:
-        """The objective's per-sample losses of these visits."""
+        """The objective's per-sample losses of these visits.
+
+        All have the windows of the longest text of their step, which `padded` writes into them; of
+        the longest text of the run where it did not.
+        """
         draws = [(v.sample_id, v.visit) for v in visits]
         latents, sizes = zip(*(self.latent_of(*draw) for draw in draws), strict=True)
         x0 = torch.stack(latents)
-        texts = [
-            choose_caption(self.records[i], self.captions, Draw(self.seed, "prompt", i, n))
-            for i, n in draws
-        ]
+        texts = [self.prompter.text(visit) for visit in visits]
+        windows = max(visit.windows for visit in visits) or self._windows
         noise = batch_noise([Draw(self.seed, "noise", i, n) for i, n in draws], x0.shape[1:])
         t = timesteps(
             [Draw(self.seed, "timestep", i, n) for i, n in draws], 0, len(self.schedule) - 1
         )
-        batch = SingleBatch(x0=x0, noise=noise, t=t, cond=self._conditioning(texts, sizes))
+        cond = self._conditioning(texts, sizes, windows)
+        weight = batch_weight(self.masks, [v.sample_id for v in visits], x0, sizes)
+        batch = SingleBatch(x0=x0, noise=noise, t=t, cond=cond, weight=weight)
         return self.objective(self.family.denoise, {}, batch, self.schedule)
 
     @torch.no_grad()
@@ -94,34 +104,48 @@ class DiffusionTask:
 
     def _errors(self, points: Sequence[GridPoint]) -> Tensor:
         """Plain errors [B] of some points of a grid, with each picture's first caption."""
-        latents, sizes = zip(*(self.latent_of(p.sample_id, 0) for p in points), strict=True)
+        latents, sizes = zip(*(self.latent_of(p.sample_id, FIXED) for p in points), strict=True)
         x0 = torch.stack(latents)
         noise = batch_noise([point.draw for point in points], x0.shape[1:])
         t = torch.tensor([point.timestep for point in points])
-        texts = [(*self.records[p.sample_id].captions, "")[0] for p in points]
-        cond = self._conditioning(texts, sizes)
+        texts = [self.prompter.plain(p.sample_id) for p in points]
+        cond = self._conditioning(texts, sizes, self._grid_windows)
         prediction = self.family.denoise(self.schedule.add_noise(x0, noise, t), t, cond)
         return per_image_mse(prediction, self.schedule.target(x0, noise, t))
 
     def _bucket(self, sample_id: str) -> Size:
-        return self.latent_of(sample_id, 0)[1].target
+        return self.latent_of(sample_id, FIXED)[1].target
 
-    def _conditioning(self, texts: Sequence[str], sizes: Sequence[ImageSizes]) -> Conditioning:
+    @cached_property
+    def _windows(self) -> int:
+        """The same number for every batch, so that no text's states depend on its neighbours."""
+        return self.family.windows(self.prompter.longest())
+
+    @cached_property
+    def _grid_windows(self) -> int:
+        return self.family.windows(
+            [self.prompter.plain(i) for ids in self.grids.values() for i in ids]
+        )
+
+    def _conditioning(
+        self, texts: Sequence[str], sizes: Sequence[ImageSizes], windows: int
+    ) -> Conditioning:
         if self._text_is_trained:
-            states = self.family.encode_text(texts, self._windows)
-            return self.family.conditioning(states, sizes)
-        return self.family.conditioning(self._remembered(texts), sizes)
+            return self.family.conditioning(self.family.encode_text(texts, windows), sizes)
+        return self.family.conditioning(self._frozen_states(texts, windows), sizes)
 
     @torch.no_grad()
-    def _remembered(self, texts: Sequence[str]) -> TextStates:
-        """Text states of frozen encoders: each distinct text is encoded once.
+    def _frozen_states(self, texts: Sequence[str], windows: int) -> TextStates:
+        """Text states of frozen encoders, kept where the same texts come again.
 
         Never under autocast, else a text would have other states when validation asked for it
-        first, and a resumed run other ones than a run in one piece.
+        first, and a resumed run other ones than a run in one piece. Tags give new texts for ever:
+        those are not kept, because the states of a long one are larger than a latent.
         """
         with torch.autocast(self.family.device.type, enabled=False):
+            if not self.prompter.few_texts:
+                return self.family.encode_text(texts, windows)
             for text in dict.fromkeys(texts):
-                if text not in self._text_states:
-                    self._text_states[text] = self.family.encode_text([text], self._windows)
-        states = [self._text_states[text] for text in texts]
-        return TextStates.join(states)
+                if (text, windows) not in self._text_states:
+                    self._text_states[text, windows] = self.family.encode_text([text], windows)
+        return TextStates.join([self._text_states[text, windows] for text in texts])

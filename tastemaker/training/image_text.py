@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from tastemaker.curation.prompts import CaptionChoice, choose_caption
 from tastemaker.models.image_text import ImageText
 from tastemaker.objectives.contrastive import Contrastive
 from tastemaker.objectives.protocol import Terms
 from tastemaker.records.draws import Draw
-from tastemaker.records.image import ImageRecord
 from tastemaker.records.run import Visit
+from tastemaker.training.prompting import Prompter
 
 MAX_LOGIT_SCALE = math.log(100.0)
 """CLIP's ceiling of the log scale (Radford et al. 2021, section 2.5, arXiv:2103.00020)."""
@@ -26,17 +25,16 @@ class ImageTextTask:
     def __init__(
         self,
         model: ImageText,
-        records: Mapping[str, ImageRecord],
+        prompter: Prompter,
         pictures: Mapping[str, Tensor],
         objective: Contrastive,
-        captions: CaptionChoice,
         *,
         seed: int,
         held_out: Sequence[str] = (),
     ) -> None:
-        """Args: records, pictures (uint8 [3, H, W]) by id; held_out: ids only validated on."""
-        self.model, self.records, self.pictures = model, records, pictures
-        self.objective, self.captions, self.seed = objective, captions, seed
+        """Args: pictures: uint8 [3, H, W] by id; held_out: ids only validated on."""
+        self.model, self.prompter, self.pictures = model, prompter, pictures
+        self.objective, self.seed = objective, seed
         self.held_out = tuple(held_out)
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -45,14 +43,7 @@ class ImageTextTask:
 
     def terms(self, visits: Sequence[Visit]) -> Terms:
         """Contrastive loss of each visit against the others of the batch."""
-        texts = [
-            choose_caption(
-                self.records[v.sample_id],
-                self.captions,
-                Draw(self.seed, "prompt", v.sample_id, v.visit),
-            )
-            for v in visits
-        ]
+        texts = [self.prompter.text(visit) for visit in visits]
         pixels = torch.stack([self._augmented(v) for v in visits])
         return self._terms(pixels, texts, [v.sample_id for v in visits])
 
@@ -62,7 +53,7 @@ class ImageTextTask:
         if not self.held_out:
             return {}
         pixels = torch.stack([self.pictures[i] for i in self.held_out])
-        texts = [self.records[i].captions[0] for i in self.held_out]
+        texts = [self.prompter.plain(i) for i in self.held_out]
         terms = self._terms(pixels, texts, self.held_out)
         figures = {
             f"validation/{name}": float(value.mean()) for name, value in terms.metrics.items()
@@ -74,7 +65,7 @@ class ImageTextTask:
             self.model.picture_features(pixels),
             self.model.text_features(texts),
             self.model.model.logit_scale.clamp(max=MAX_LOGIT_SCALE),
-            [self.records[i].key for i in ids],
+            [self.prompter.records[i].key for i in ids],
         )
 
     def _augmented(self, visit: Visit) -> Tensor:

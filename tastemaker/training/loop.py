@@ -15,6 +15,22 @@ from tastemaker.objectives.protocol import Terms
 from tastemaker.records.run import Visit
 from tastemaker.training.average import Average
 from tastemaker.training.lr import LrAt
+from tastemaker.training.order import rank_slice
+
+
+class Share(NamedTuple):
+    """The part of every step that one process of several does.
+
+    Attributes:
+        rank: number of the process.
+        world: how many there are.
+        add_up: makes each of these gradients the sum over all processes; every process calls it
+            once in a step with gradients of the same shapes.
+    """
+
+    rank: int
+    world: int
+    add_up: Callable[[list[Tensor]], None]
 
 
 @dataclass(frozen=True)
@@ -31,10 +47,11 @@ class Step:
 
     Attributes:
         steps: optimizer steps done, this one included (the first step has 1).
-        images: samples seen, this step's included.
+        images: samples seen by all processes, this step's included.
         lr: learning rate of the first parameter group in this step.
-        visits: what the step trained on.
-        terms: on the device, one number a sample: `loss` and the objective's metrics, each [B].
+        visits: what the step trained on, in all processes together.
+        terms: on the device, one number a sample of this process: `loss` and the objective's
+            metrics, each [B]; without samples an empty `loss` alone.
         norm: on the device, the norm of the whole gradient before clipping.
     """
 
@@ -85,12 +102,15 @@ def train(
     average: Average | None = None,
     progress: Progress = Progress(),
     check_every: int | None = None,
+    share: Share | None = None,
 ) -> Iterator[Step]:
-    """Train until `images_total` samples were seen; the last batch is whole, so a few more may be.
+    """Train until `images_total` samples were seen; the last batch is not cut, so more may be.
 
     The loss of a step is (1/B) sum over the B samples of the *whole* batch, whatever
-    `micro_batch`: each part's sum is divided by B, never by its own length. Objectives whose terms
-    depend on the other samples of the batch (`batch_kind` "whole") need micro_batch = batch.
+    `micro_batch` and `share`: each part's sum is divided by B, never by its own length. B is the
+    length of the batch that `step_of` gives, which may differ from step to step. Objectives whose
+    terms depend on the other samples of the batch (`batch_kind` "whole") need micro_batch = batch,
+    and one process.
 
     A term or a gradient norm that is not finite ends the run. On CPU this is looked at in every
     step before the weights change. On a device each look would stall it, so it is done every
@@ -109,6 +129,7 @@ def train(
         average: updated after every step.
         progress: where to go on.
         check_every: steps between looks for divergence; by default 1 on CPU, 32 elsewhere.
+        share: when several processes train together; None is one process.
 
     Raises:
         Diverged: names the step and the samples.
@@ -125,9 +146,14 @@ def train(
         if images >= images_total:
             break
         visits = tuple(step_of(number))
-        terms = _backward(terms_of, visits, micro_batch)
+        own = visits if share is None else rank_slice(visits, share.rank, share.world)
+        terms = _backward(terms_of, own, micro_batch, whole=len(visits))
+        if share is not None:
+            share.add_up(_all_gradients(parameters))
+        if not own:
+            terms["loss"] = torch.zeros(0, device=parameters[0].device)
         norm = _clip(parameters, clip_norm)
-        unchecked.append(_Look(number + 1, visits, terms["loss"], norm))
+        unchecked.append(_Look(number + 1, own, terms["loss"], norm))
         if len(unchecked) >= check_every:
             _check(unchecked)
         factor = lr_at(images)
@@ -152,9 +178,12 @@ class _Look(NamedTuple):
 
 
 def _backward(
-    terms_of: Callable[[Sequence[Visit]], Terms], visits: tuple[Visit, ...], micro_batch: int
+    terms_of: Callable[[Sequence[Visit]], Terms],
+    visits: tuple[Visit, ...],
+    micro_batch: int,
+    whole: int,
 ) -> dict[str, Tensor]:
-    """Add the whole batch's gradient; give its terms (as `loss`) and metrics, each [B]."""
+    """Add the gradient of these visits of a batch of `whole`; their terms (`loss`), metrics [B]."""
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(visits), micro_batch):
         some = visits[start : start + micro_batch]
@@ -165,10 +194,18 @@ def _backward(
             )
         if reserved := {"loss", "grad_norm"} & terms.metrics.keys():
             raise ValueError(f"metrics of an objective: {reserved} are names of the loop")
-        (terms.per_sample.sum() / len(visits)).backward()
+        (terms.per_sample.sum() / whole).backward()
         for name, values in {"loss": terms.per_sample, **terms.metrics}.items():
             parts.setdefault(name, []).append(values.detach())
     return {n: torch.cat(some) if len(some) > 1 else some[0] for n, some in parts.items()}
+
+
+def _all_gradients(parameters: list[Tensor]) -> list[Tensor]:
+    """The gradient of every trained parameter, zeros where this process had no sample for it."""
+    for parameter in parameters:
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return [p.grad for p in parameters if p.grad is not None]
 
 
 def _clip(parameters: list[Tensor], clip_norm: float | None) -> Tensor:

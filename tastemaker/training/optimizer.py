@@ -27,11 +27,11 @@ def trained_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Paramet
 
 
 def build_optimizer(modules: Mapping[str, nn.Module], config: AdamWConfig) -> torch.optim.AdamW:
-    """AdamW with two groups a part: with weight decay, and (norms, biases, scalars) without.
+    """AdamW with two groups a part: with weight decay, and without.
 
-    Each group has `part`, `param_names` and `initial_lr`; the loop scales `initial_lr` by the
-    course's factor, and `training.state` saves the moments by name. The fused kernel is used where
-    torch has one.
+    Without are norms, biases, scalars and DoRA's lengths. Each group has `part`, `param_names` and
+    `initial_lr`; the loop scales `initial_lr` by the course's factor, and `training.state` saves
+    the moments by name. The fused kernel is used where torch has one.
 
     Raises:
         InputError: `part_lr` names no part, or nothing is trained.
@@ -42,7 +42,7 @@ def build_optimizer(modules: Mapping[str, nn.Module], config: AdamWConfig) -> to
                 "part_lr",
                 f"'{part}'",
                 f"one of {', '.join(modules)}",
-                "Correct the name of the part.",
+                "Correct the name, or let that part be trained.",
             )
     trained = trained_parameters(modules)
     if not trained:
@@ -84,6 +84,10 @@ def _undecayed(module: nn.Module) -> Iterator[nn.Parameter]:
         for parameter in child.parameters(recurse=False):
             if parameter.ndim < 2 or isinstance(child, _NORMS):
                 yield parameter
+    # DoRA's lengths are one number a row, but of a convolution they have four axes.
+    for name, parameter in module.named_parameters():
+        if ".lora_magnitude_vector." in name:
+            yield parameter
 
 
 def _fused_works(parameters: Iterable[nn.Parameter]) -> bool:

@@ -2,20 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
 
 from tastemaker.objectives.protocol import Terms
 from tastemaker.records.run import Visit
-from tastemaker.records.size import Size
 from tastemaker.store.checkpoints import CheckpointStore
 from tastemaker.store.trainlog import TrainLog
 from tastemaker.training.average import Average
 from tastemaker.training.loop import Progress, Step, train
 from tastemaker.training.lr import lr_course
 from tastemaker.training.optimizer import build_optimizer
-from tastemaker.training.order import DataOrder
+from tastemaker.training.order import DataOrder, Key
 from tastemaker.training.settings import TrainingSettings
 from tastemaker.training.state import Snapshot, capture, restore
 from tastemaker.training.task import Task
@@ -38,10 +38,12 @@ class Outcome:
 
 def fit(
     task: Task,
-    ids_by_bucket: Mapping[Size, Sequence[str]],
+    ids_by_bucket: Mapping[Key, Sequence[str]],
     settings: TrainingSettings,
     folder: Path,
     on_images: Callable[..., None],
+    complete: Callable[[Sequence[Visit]], Sequence[Visit]] = tuple,
+    expect: Callable[[Sequence[Visit]], None] = lambda visits: None,
 ) -> Outcome:
     """Train `task` to the end, from the newest checkpoint in `folder` if there is one.
 
@@ -50,10 +52,13 @@ def fit(
 
     Args:
         task: model, data and objective.
-        ids_by_bucket: sample ids by the size of their latents or pictures.
+        ids_by_bucket: sample ids by the size of their latents or pictures, see `DataOrder`.
         settings: how long, how fast.
         folder: gets `checkpoints/` and `log/`.
         on_images: called with the number of new images and figures to show.
+        complete: adds to the visits of a whole step what only all of them together tell, before
+            they are split over micro-batches and processes.
+        expect: told before every step what it and the next ones visit, such as `ReadAhead.expect`.
 
     Raises:
         Diverged: the loss is not a number.
@@ -74,7 +79,7 @@ def fit(
             log.scalars(0, figures)
         for step in train(
             _with_autocast(task, settings.autocast),
-            order.step,
+            announced(lambda number: complete(order.step(number)), expect),
             optimizer,
             lr_at=lr_course(settings.lr_course, settings.images_total),
             images_total=settings.images_total,
@@ -101,6 +106,33 @@ def fit(
     if average is not None:
         average.adopt()
     return Outcome(position.images, position.steps, figures or _validate(task, None))
+
+
+def announced(
+    step_of: Callable[[int], Sequence[Visit]],
+    expect: Callable[[Sequence[Visit]], None],
+    least: int = 64,
+) -> Callable[[int], Sequence[Visit]]:
+    """`step_of`, which also tells what is coming: the step, the next one, and `least` visits more.
+
+    The last steps of a run announce a few visits that never come.
+    """
+    steps: dict[int, Sequence[Visit]] = {}
+
+    def step(k: int) -> Sequence[Visit]:
+        coming: list[Visit] = []
+        for n in count(k):
+            if n not in steps:
+                steps[n] = step_of(n)
+            coming += steps[n]
+            if n > k and len(coming) >= len(steps[k]) + least:
+                break
+        for old in [n for n in steps if n < k]:
+            del steps[old]
+        expect(coming)
+        return steps[k]
+
+    return step
 
 
 def _with_autocast(task: Task, autocast: str) -> Callable[[Sequence[Visit]], Terms]:

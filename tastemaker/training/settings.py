@@ -1,6 +1,6 @@
 """How long, how fast, with which optimiser: the part of a configuration that every fit shares."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -13,8 +13,8 @@ class AdamWConfig(Config):
 
     lr: float = Field(default=1e-4, gt=0)
     """Learning rate of every part that `part_lr` does not name. Chosen by us."""
-    part_lr: dict[str, float] = {}
-    """Learning rate of single parts, such as `text_encoder: 1e-6`. Chosen by us."""
+    part_lr: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Learning rate of single trained parts, such as `text_encoder_1: 1e-6`. Chosen by us."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of the two moments; the paper's defaults."""
     eps: float = Field(default=1e-8, gt=0)

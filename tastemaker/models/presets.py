@@ -1,0 +1,124 @@
+"""What differs between checkpoints of one architecture: how they are sampled and trained.
+
+A preset changes no code path of its family; it is a record of settings.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from tastemaker.diffusion.schedule import DiscreteSchedule
+from tastemaker.errors import InputError
+from tastemaker.records.size import Size
+
+if TYPE_CHECKING:
+    from tastemaker.models.family import Family
+
+Spacing = Literal["leading", "trailing", "linspace"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of one kind of checkpoint.
+
+    Attributes:
+        name: what recipes call it.
+        family: its architecture.
+        size: of its pictures.
+        steps: denoising steps.
+        guidance: classifier-free guidance; 0 and 1 turn it off.
+        spacing: how the steps lie in the schedule; None leaves the checkpoint's own.
+        timesteps: those that training draws from; None draws from all.
+        zero_terminal: whether training rescales the schedule to zero terminal SNR; None leaves it.
+        empty_captions: share of visits that train on the empty text.
+    """
+
+    name: str
+    family: str
+    size: Size
+    steps: int
+    guidance: float
+    spacing: Spacing | None = None
+    timesteps: tuple[int, ...] | None = None
+    zero_terminal: bool | None = None
+    empty_captions: float = 0.1
+
+    def schedule(self, own: DiscreteSchedule) -> DiscreteSchedule:
+        """The schedule to train with: the checkpoint's own, rescaled where the preset says so."""
+        if self.zero_terminal and own.alpha_bar[-1] > 0:
+            return own.rescale_zero_terminal()
+        return own
+
+    def training_timesteps(
+        self, own: DiscreteSchedule, *, informative: bool = False
+    ) -> tuple[int, ...]:
+        """The timesteps that training draws from, lowest first.
+
+        Args:
+            own: the checkpoint's own schedule.
+            informative: leave out those where x_t says nothing of x0 (alpha_bar is 0). Pairs need
+                it: both noisy latents are the same noise there, and the loss has no gradient.
+        """
+        schedule = self.schedule(own)
+        last = schedule.last_informative if informative else len(schedule) - 1
+        chosen = range(len(schedule)) if self.timesteps is None else self.timesteps
+        return tuple(t for t in chosen if t <= last)
+
+    def apply(self, family: "Family") -> None:
+        """Give a loaded model the preset's schedule.
+
+        Raises:
+            InputError: the model is of another architecture.
+        """
+        if family.name != self.family:
+            raise InputError(
+                "preset",
+                f"a model of the architecture {family.name}",
+                f"{self.family} for '{self.name}'",
+                "Choose a preset of this architecture.",
+            )
+        if self.zero_terminal is not None:
+            family.set_schedule(zero_terminal=self.zero_terminal)
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        preset.name: preset
+        for preset in (
+            # Sampling: DPM-Solver++ is our choice; 5.0 is bigASP's and slow learner's guidance.
+            Preset("sdxl", "sdxl", Size(1024, 1024), 30, 5.0),
+            # Sauer et al. 2023, arXiv:2311.17042: 1 to 4 steps without guidance, 512 pixels.
+            # Training settings of the Turbo run of Wallace et al. 2023, arXiv:2311.12908: the four
+            # steps that are sampled, zero terminal SNR, and no empty texts.
+            Preset(
+                "sdxl-turbo",
+                "sdxl",
+                Size(512, 512),
+                4,
+                0.0,
+                spacing="trailing",
+                timesteps=(249, 499, 749, 999),
+                zero_terminal=True,
+                empty_captions=0.0,
+            ),
+            # Podell et al. 2023, section 2.5: trained on the first 200 noise levels.
+            Preset("sdxl-refiner", "sdxl", Size(1024, 1024), 30, 5.0, timesteps=tuple(range(200))),
+            Preset("sd15", "sd15", Size(512, 512), 30, 7.5),
+            Preset("pixart-512", "pixart", Size(512, 512), 20, 4.5),
+            Preset("pixart-1024", "pixart", Size(1024, 1024), 20, 4.5),
+        )
+    }
+)
+"""Name -> settings. Guidance of sd15 and pixart, and steps of pixart, are diffusers' defaults."""
+
+
+def preset(name: str) -> Preset:
+    """The preset of this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in PRESETS:
+        raise InputError("preset", name, f"one of {', '.join(PRESETS)}", "Choose one of these.")
+    return PRESETS[name]
