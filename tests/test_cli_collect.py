@@ -142,18 +142,7 @@ def test_a_folder_of_nothing_usable(tell, work: Path, content: bytes | None) -> 
     assert tell("curate", "run", "-o", "run").code == 2
 
 
-@pytest.mark.parametrize(
-    "run",
-    [
-        pytest.param(
-            "pictures",
-            marks=pytest.mark.xfail(
-                strict=True, reason="a listing leaves out runs below its root, not the root's own"
-            ),
-        ),
-        "pictures/run",
-    ],
-)
+@pytest.mark.parametrize("run", ["pictures", "pictures/run"])
 def test_pictures_and_run_may_share_a_folder(tell, run: str) -> None:
     """What a run writes, plots among it, is not taken for more pictures."""
     assert tell("collect", "pictures", "-o", run).code == 0

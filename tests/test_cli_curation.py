@@ -77,7 +77,7 @@ def test_curate_as_json(tell, collected: Path) -> None:
 def test_curate_shows_what_it_would_do(tell, collected: Path) -> None:
     told = tell("curate", "run", "-o", "run", "--dry-run")
     assert told.code == 0
-    assert "12 pictures in question, 5 rules" in told.out
+    assert "pictures in question: 12; rules: 5" in told.out
     assert "pixels: 12 pictures to measure" in told.out
     assert not (collected / "steps/curate").exists()
     assert "pixels: 4 pictures" in tell("curate", "run", "--limit", "4", "--dry-run").out
