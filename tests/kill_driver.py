@@ -1,6 +1,6 @@
 """Collect and curate a folder with two workers, in a process that a test can kill.
 
-Usage: kill_driver.py PICTURES RUN
+Usage: kill_driver.py PICTURES RUN [OPERATIONS]
 """
 
 import sys
@@ -17,7 +17,7 @@ steps:
   - name: chosen
     stage: curate
     collection: pictures
-    columns: [{{kind: pixels}}, {{kind: embedding, model: tiny-clip}}]
+    columns: [{operations}]
     rules:
       - {{rule: range, column: pixels.sharpness, least: 10}}
       - {{rule: duplicates}}
@@ -25,8 +25,8 @@ steps:
 """
 
 
-def main(pictures: str, folder: str) -> None:
-    recipe = parse_recipe(RECIPE.format(pictures=pictures), "kills.yaml")
+def main(pictures: str, folder: str, operations: str = "{kind: pixels}") -> None:
+    recipe = parse_recipe(RECIPE.format(pictures=pictures, operations=operations), "kills.yaml")
     run = RunDir(folder)
     with run:
         for _ in run_recipe(recipe, run, contents=run_contents(run)):

@@ -343,7 +343,7 @@ def test_a_trial_is_the_start_of_the_whole(pictures, steps, monkeypatch):
     counts = steps("whole", pictures)
     assert (counts["pictures"], counts["unchanged"], counts["new"]) == (9, 3, 6)
     assert [record.key for record in steps.catalogue.records()] == [f"{n}.png" for n in range(9)]
-    assert steps("less", pictures, limit=2)["gone"] == 7
+    assert steps("less", pictures, limit=2)["left out"] == 7
 
 
 # --- what is wrong --------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ class Funnel:
 
 
 @pytest.fixture(scope="module")
-def funnel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Funnel]:
+def funnel(tmp_path_factory: pytest.TempPathFactory) -> Funnel:
     folder = tmp_path_factory.mktemp("funnel")
     siglip, clip = tiny_hub.siglip(folder / "siglip"), tiny_hub.clip(folder / "clip")
     layers = zip((0, 2, 4, 6, 7), head_weights(), strict=True)
@@ -135,7 +135,7 @@ def funnel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Funnel]:
     words += [f"clip={clip}", f"head={folder / 'head.pth'}", f"least_match={limit}"]
     words += [f"keep={KEEP}", f"least_side={LEAST_SIDE}", "-o", str(folder / "run")]
     assert main(words) == 0
-    yield Funnel(folder, words, limit)
+    return Funnel(folder, words, limit)
 
 
 def scores(funnel: Funnel) -> dict[str, float]:
@@ -208,7 +208,13 @@ def test_dear_columns_know_only_who_reached_their_rule(funnel: Funnel) -> None:
         assert {row["status"] for n, row in rows.items() if n not in asked} == {"missing"}
         assert all(row["error"] is None for row in rows.values())
     told = {column["name"]: column["measured"] for column in funnel.summary["columns"]}
-    assert told == {"pixels": 23, "text_area": 19, "image_text": 16, "embedding": 12, "aesthetic": 12}
+    assert told == {
+        "pixels": 23,
+        "text_area": 19,
+        "image_text": 16,
+        "embedding": 12,
+        "aesthetic": 12,
+    }
 
 
 def test_the_funnel_has_count_and_mean_score_after_every_rule(funnel: Funnel) -> None:

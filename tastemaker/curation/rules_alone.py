@@ -22,8 +22,9 @@ from tastemaker.curation.judgement import (
     spoken,
 )
 
-DUPLICATE, GONE, CHANGED = "duplicate", "gone", "changed"
-"""How the error of a row begins: the same bytes as another, no longer there, other bytes now."""
+DUPLICATE, GONE, CHANGED, LEFT_OUT = "duplicate", "gone", "changed", "left out"
+"""How the error of a row begins: the same bytes as another, no longer there, other bytes now, not
+asked for when pictures were collected last."""
 
 Alive: TypeAlias = Bool[np.ndarray, " N"]
 Unknown: TypeAlias = Literal["drop", "keep"]
@@ -60,7 +61,11 @@ class Readable(Rule):
         index_of = {reason: index for index, reason in enumerate(table)}
         which = np.full(facts.count, KEPT, np.int64)
         which[wrong] = [index_of[reason] for reason in found]
-        limits = {"exact duplicate": "one of each", "gone": "a file that is still there"}
+        limits = {
+            "exact duplicate": "one of each",
+            "gone": "a file that is still there",
+            "not asked for": "within the `limit` and `where` of collect",
+        }
         return Judgement(
             which,
             tuple(table),
@@ -230,4 +235,6 @@ def _error_reason(error: str) -> str:
         return "exact duplicate"
     if error.startswith((GONE, CHANGED)):
         return "gone"
+    if error.startswith(LEFT_OUT):
+        return "not asked for"
     return f"unreadable: {error.split(' (')[0]}"

@@ -13,6 +13,9 @@ from tastemaker.scorers.operation import Measure, Operation, Subject, Values
 from tastemaker.store.hashing import hash_bytes
 from tastemaker.store.images import load_image, read_picture_file
 
+PASSING = ("no such file", "not readable", "changed since")
+"""How errors begin that say nothing of the picture itself: a disk that is away, for example."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -108,7 +111,10 @@ class MeasureTasks:
                 columns = {**task.known, **fresh}
                 missing = [name for name in operation.reads if "error" in _ok(columns, name)]
                 if missing:
-                    values[number] = {"error": f"no value in column '{missing[0]}'"}
+                    why = str(columns.get(missing[0], {}).get("error", ""))
+                    if not why.startswith(PASSING):
+                        why = f"no value in column '{missing[0]}'"
+                    values[number] = {"error": why}
                     continue
                 subjects.append(Subject(task.id, picture, task.captions, task.tags, columns))
                 targets.append(values)

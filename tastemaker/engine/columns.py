@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tastemaker.engine.column_work import Opener, Task
+from tastemaker.engine.column_work import PASSING, Opener, Task
 from tastemaker.engine.config import Engine
 from tastemaker.engine.progress import Progress
 from tastemaker.engine.rows import Outcome, RowQuarantined, run_rows
@@ -151,12 +151,19 @@ def _write(
     }
     if not rows:
         return Counter()
-    catalogue.write_rows(column.key, part, rows, column.operation.FIELDS)
+    lasting = {id_: values for id_, values in rows.items() if not _may_pass(values.get("error"))}
+    if lasting:
+        catalogue.write_rows(column.key, part, lasting, column.operation.FIELDS)
     name = column.operation.column
     errors = [str(values["error"]) for values in rows.values() if "error" in values]
     counts = Counter(f"{name}: {error.split(' (')[0]}" for error in errors)
     counts[f"measured {name}"] = len(rows) - len(errors)
     return counts
+
+
+def _may_pass(error: str | None) -> bool:
+    """Whether it may be gone the next time: then nothing is kept, and the picture tried again."""
+    return (error or "").startswith(PASSING)
 
 
 def _tell_quarantined(

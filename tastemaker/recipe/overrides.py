@@ -44,28 +44,32 @@ def override_step(
         )
     holder: Any = steps[step]
     for number, part in enumerate(path):
-        place: str | int = part
-        if isinstance(holder, list) and part.isdecimal() and int(part) < len(holder):
-            place = int(part)
-        elif not isinstance(holder, dict):
+        place = _place(holder, part)
+        if place is None:
             got = f"{holder!r}"
+            got = got if len(got) < 80 else f"{got[:77]}..."
+            at = ".".join([step, *path[:number]])
             raise RecipeError(
-                f"'{key}'",
-                f"{got if len(got) < 80 else got[:77] + '...'} at {'.'.join([step, *path[:number]])}",
-                _inside(holder),
-                "Set the value as a whole.",
+                f"'{key}'", f"{got} at {at}", _inside(holder), "Set the value as a whole."
             )
         if number == len(path) - 1:
             holder[place] = value
-        elif isinstance(holder, dict):
-            holder = holder.setdefault(part, {})
         else:
-            holder = holder[place]
+            holder = holder[place] if isinstance(holder, list) else holder.setdefault(place, {})
     # What is below the new value came with it.
     dotted = ".".join(path)
     for known in [known for known in origins[step] if known.startswith(f"{dotted}.")]:
         del origins[step][known]
     origins[step][dotted] = Origin("command line")
+
+
+def _place(holder: Any, part: str) -> Any:
+    """What a part of a path means in keys and values, or in a list; None in anything else."""
+    if isinstance(holder, dict):
+        return part
+    if isinstance(holder, list) and part.isdecimal() and int(part) < len(holder):
+        return int(part)
+    return None
 
 
 def _inside(holder: Any) -> str:

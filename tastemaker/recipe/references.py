@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from tastemaker.errors import RecipeError
 from tastemaker.recipe.schema import Step
 
-
 PICTURES = "pictures"
 """Kind of input that no step leaves and `store.sources` opens: a folder, `demo:openmoji`, ..."""
 

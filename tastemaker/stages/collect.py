@@ -110,7 +110,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
                         path = _place_file(collection, source, item, seen)
                         ledger.enter(source.spec, item, path, seen)
                     progress.advance(len(batch))
-        ledger.close({source.spec for source in sources})
+        ledger.close({s.spec for s in sources}, asked_all=not (config.where or config.limit))
     preferences = write_preferences(collection, sources, ledger.picture_id)
     usable, unusable = ledger.usable(), ledger.unusable()
     for record in unusable[:_MOST_EVENTS]:

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from tastemaker.curation.buckets import Assignment
 from tastemaker.curation.chosen import Chosen
+from tastemaker.curation.facts import near_columns
 from tastemaker.curation.judgement import Rule
 from tastemaker.curation.rules import (
     AnyRule,
@@ -37,6 +38,7 @@ from tastemaker.scorers.operations import AnyOperation
 from tastemaker.scorers.pixel_facts import Pixels
 from tastemaker.store.atomic import write_json
 from tastemaker.store.catalogue import Catalogue
+from tastemaker.store.catalogue_queries import check_expression
 from tastemaker.store.facts import known_addresses
 from tastemaker.store.rundir import StepDir
 from tastemaker.store.selections import make_selection, read_selection, write_selection
@@ -135,7 +137,7 @@ def preview(config: Config, inputs: Mapping[str, Artefact]) -> list[str]:
     bench, scope = open_bench(config, inputs)
     wanted = bench.kept_by(scope)
     to_do = pictures_to_do(bench.catalogue, bench.columns, wanted)
-    said = [f"{len(wanted)} pictures in question, {len(config.rules)} rules"]
+    said = [f"pictures in question: {len(wanted)}; rules: {len(config.rules)}"]
     said += [f"{name}: {count} pictures to measure" for name, count in to_do.items()]
     if config.measure == "survivors":
         said.append("fewer, where earlier rules drop some (measure: survivors)")
@@ -249,7 +251,7 @@ def _check_rules(config: Config, catalogue: Catalogue | None, columns: Sequence[
     fields = {column.operation.column: column.operation.FIELDS for column in columns}
     for rule in config.rules:
         if isinstance(rule, Sql):
-            Catalogue.check_boolean(rule.where, fields)
+            _check_sql(rule, fields)
             continue
         for name in set(rule.measured()) & set(_kinds()) - set(fields):
             raise InputError(
@@ -269,6 +271,16 @@ def _check_rules(config: Config, catalogue: Catalogue | None, columns: Sequence[
                 f"{'pixels' if rule.by == 'look' else 'embedding'}` fills.",
             )
     check_rules(config.rules, _known(catalogue, columns, config))
+
+
+def _check_sql(rule: Sql, fields: Mapping[str, Mapping[str, str]]) -> None:
+    try:
+        Catalogue.check_boolean(rule.where, fields)
+    except InputError as error:
+        known = known_addresses(None, fields)
+        asked = [name for name in check_expression(rule.where) if name not in known]
+        near = near_columns(asked[0], known) if asked else error.todo
+        raise InputError(f"rule sql '{rule.where}'", error.got, error.expected, near) from error
 
 
 def _looked_at(rule: Duplicates) -> set[str]:
@@ -292,9 +304,12 @@ def _nothing(bench: Bench, verdicts: Verdicts) -> InputError:
     index = int((funnel.dropped_by == last).argmax())
     drop = funnel.judgements[last].drop(index)
     example = f"for example {facts.names()[index]}: {drop.reason}, got {drop.got}"
+    todo = f"Loosen the rule '{funnel.stages[last].label}', or give other pictures."
+    if drop.reason.endswith("unknown"):
+        todo = "See what went wrong in that column; retry_errors=true measures it again."
     return InputError(
         bench.catalogue.path,
         f"0 of {facts.count} pictures left: {listed} ({example}, limit {drop.limit})",
         "at least one picture that passes all rules",
-        f"Loosen the rule '{funnel.stages[last].label}', or give other pictures.",
+        todo,
     )

@@ -22,8 +22,8 @@ _LARGEST = {kind: float(np.finfo(kind).max) for kind in ("float16", "float32", "
 NO_LENGTHS: Mapping[str, int] = {}
 
 OWN = ("id", "status", "error", "words_hash")
-"""Columns that every column's file has; `words_hash` is that of the captions and tags that a value was
-made from, null where it depends on the pixels alone."""
+"""Columns that every column's file has; `words_hash` is that of the captions and tags that a value
+was made from, null where it depends on the pixels alone."""
 
 
 def column_schema(

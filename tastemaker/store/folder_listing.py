@@ -101,7 +101,7 @@ class FolderListing:
                     self._link(path)
                 elif not entry.is_dir(follow_symlinks=False):
                     self._file(path, entry.stat(), entry.is_file())
-                elif not _is_ours(path):
+                elif not _is_ours(path) and not _is_of_run(path):
                     inner.append(path)
             except OSError as error:
                 self.problems[self._key(path)] = f"not readable ({error.strerror})"
@@ -218,6 +218,11 @@ def _text_names(picture: str) -> tuple[str, ...]:
 
 def _promises(name: str) -> bool:
     return ending_of(name) in PICTURE_ENDINGS or ending_of(name) in ARCHIVE_ENDINGS
+
+
+def _is_of_run(folder: Path) -> bool:
+    """Whether a folder holds the steps of a run that shares its folder with pictures."""
+    return folder.name == "steps" and (folder.parent / "steps.json").is_file()
 
 
 def _is_ours(folder: Path) -> bool:

@@ -8,7 +8,7 @@ are never removed: a file that has changed or gone leaves its row behind, marked
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from tastemaker.curation.rules_alone import CHANGED, DUPLICATE, GONE
+from tastemaker.curation.rules_alone import CHANGED, DUPLICATE, GONE, LEFT_OUT
 from tastemaker.errors import PictureError
 from tastemaker.records.image import ImageRecord
 from tastemaker.records.size import Size
@@ -51,7 +51,8 @@ class Inspected:
 class Ledger:
     """The places of one collection while pictures are collected into it.
 
-    `counts` says what happened: `new`, `unchanged`, `new text`, `changed`, `back`, `gone`.
+    `counts` says what happened: `new`, `unchanged`, `new text`, `changed`, `back`, `gone`,
+    `left out`.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
@@ -109,21 +110,27 @@ class Ledger:
             self.flush()
         return new
 
-    def close(self, sources: set[str]) -> None:
-        """Mark what was not seen as gone, and write everything.
+    def close(self, sources: set[str], *, asked_all: bool = True) -> None:
+        """Mark what was not seen as gone, or as not asked for, and write everything.
 
         An exact copy takes the place of a picture that has gone or changed.
 
         Args:
             sources: those that were looked at. What the collection has of others is gone, too: what
                 a collection holds does not depend on what was collected into it before.
+            asked_all: whether those were asked for all that they have.
         """
         for row in [row for place, row in self._places.items() if place not in self._seen]:
             source = row.record.source
-            why = f"no longer in {source}" if source in sources else f"{source} is no source now"
-            self.counts["gone"] += 1
+            if source in sources and not asked_all:
+                error = f"{LEFT_OUT}: not among those that were asked for"
+            elif source in sources:
+                error = f"{GONE}: no longer in {source}"
+            else:
+                error = f"{GONE}: {source} is no source now"
+            self.counts[error.partition(":")[0]] += 1
             self._replaced.append(row)
-            self._put(_dead(row, f"{GONE}: {why}"))
+            self._put(_dead(row, error))
         lost = [row for row in self._replaced if row.record.status == "ok"]
         copies = self._copies() if lost else {}
         for row in lost:
@@ -309,9 +316,8 @@ def _place(row: Row) -> Place:
 
 
 def _is_alive(row: Row) -> bool:
-    return not (
-        row.record.status == "error" and (row.record.error or "").startswith((GONE, CHANGED))
-    )
+    error = row.record.error or ""
+    return not (row.record.status == "error" and error.startswith((GONE, CHANGED, LEFT_OUT)))
 
 
 def _dead(row: Row, error: str) -> Row:
