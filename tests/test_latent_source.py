@@ -21,6 +21,7 @@ from tastemaker.store.latent_sets import LatentSet, write_latent_set
 from tastemaker.store.latents import LatentCache, LatentEntry, LatentFormat, latent_key
 from tastemaker.store.resize import crop_sizes, cut_out
 from tastemaker.training.latent_source import FIXED, VisitedLatents
+from tastemaker.training.read_ahead import ReadAhead
 from tests.latents_made import ids_of, place_of, position_picture, shrinks
 from tests.tiny_models import saved_sdxl
 from tests.tiny_run import collected, run_step, step_dir
@@ -72,7 +73,7 @@ def test_v1_the_sizes_of_a_visit_are_those_of_the_crop_that_it_gets(tmp_path, gi
     monkeypatch.setattr(LatentEncoder, "encode", shrinks)
     made = cached(tmp_path, given)
     seen: list[tuple[torch.Tensor, tuple[ImageSizes, ...]]] = []
-    latents, told = VisitedLatents.__call__, SDXLFamily.conditioning
+    latents, told = ReadAhead.__call__, SDXLFamily.conditioning
     batch: list[torch.Tensor] = []
 
     def latent_of(self, sample_id, visit):
@@ -84,7 +85,7 @@ def test_v1_the_sizes_of_a_visit_are_those_of_the_crop_that_it_gets(tmp_path, gi
         seen.extend((batch[-len(sizes) + n], size) for n, size in enumerate(sizes))
         return told(self, text, sizes, **more)
 
-    monkeypatch.setattr(VisitedLatents, "__call__", latent_of)
+    monkeypatch.setattr(ReadAhead, "__call__", latent_of)
     monkeypatch.setattr(SDXLFamily, "conditioning", conditioning)
     run_step(fit, step_dir(tmp_path, "fit"), made, **{**FIT, "images_total": 60}, stable_images=0)
     assert len(seen) == 60
@@ -172,7 +173,7 @@ def test_a_resumed_run_draws_the_same_crops(tmp_path, given, monkeypatch):
     made = cached(tmp_path, given, logvar=True)
     straight, resumed = step_dir(tmp_path, "straight"), step_dir(tmp_path, "resumed")
     run_step(fit, straight, made, **FIT)
-    latent_of, calls = VisitedLatents.__call__, []
+    latent_of, calls = ReadAhead.__call__, []
 
     def dies(self, sample_id, visit):
         if visit != FIXED:
@@ -181,7 +182,7 @@ def test_a_resumed_run_draws_the_same_crops(tmp_path, given, monkeypatch):
             raise KeyboardInterrupt
         return latent_of(self, sample_id, visit)
 
-    monkeypatch.setattr(VisitedLatents, "__call__", dies)
+    monkeypatch.setattr(ReadAhead, "__call__", dies)
     with pytest.raises(KeyboardInterrupt):
         run_step(fit, resumed, made, **FIT)
     monkeypatch.undo()

@@ -27,7 +27,7 @@ ENCODING = {
     "architecture": CONFIG["vae"],
 }
 MATCHING = {
-    "images_total": 16,
+    "images_total": 18,
     "batch": 4,
     "size_px": 16,
     "held_out": 2,
@@ -113,7 +113,7 @@ def test_the_assembled_model_can_be_cached_for_and_fitted(given, tmp_path):
 
 def test_the_image_text_model_loads_and_embeds(given, tmp_path):
     manifest, made = run_step(fit_image_text, step_dir(tmp_path, "clip"), given, **MATCHING)
-    assert manifest.counts == {"images": 16, "held out": 2}
+    assert manifest.counts == {"images": 18, "held out": 2}  # three epochs of 6
     assert "validation/accuracy" in manifest.results
     clip = ImageText.load(Path(made["model"].path))
     embedded = clip.embed_texts(["the cat", "a red apple"])

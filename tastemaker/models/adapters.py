@@ -1,8 +1,9 @@
 """LoRA adapters in a family's networks: add, save, load, merge (Hu et al. 2021, arXiv:2106.09685).
 
-W x becomes W x + s B A x, with s = alpha / rank, or alpha / sqrt(rank) for rsLoRA (Kalajdzievski
-2023, arXiv:2312.03732). DoRA (Liu et al. 2024, arXiv:2402.09353) also learns the length m of every
-row: m (W + s B A) / |W + s B A|. B starts at zero and m at |W|, so a new adapter changes nothing.
+W x becomes W x + s B A x, with s = alpha / rank, or alpha / sqrt(rank) for rsLoRA
+(Kalajdzievski 2023, "A rank stabilization scaling factor", arXiv:2312.03732). DoRA (Liu et al.
+2024, arXiv:2402.09353) also learns the length m of every row: m (W + s B A) / |W + s B A|. B starts
+at zero and m at |W|, so a new adapter changes nothing.
 Axes: A [r, in], B [out, r], m [out]; convolutions have their kernel behind these.
 """
 

@@ -138,9 +138,9 @@ class LatentReader:
         self._checked[number] = 1
 
     def _is_checked(self, number: int) -> bool:
-        if number >= len(self._checked):  # the first time, and after a refresh
-            with self._lock:
-                self._checked.extend(bytes(max(0, len(self.columns) - len(self._checked))))
+        with self._lock:
+            if number >= len(self._checked):
+                self._checked.extend(bytes(number + 1))
         return bool(self._checked[number])
 
     def _shard(self, name: str) -> "_Shard":

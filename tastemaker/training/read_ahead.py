@@ -90,8 +90,9 @@ class ReadAhead(Generic[T]):
     def _work(self) -> None:
         while (use := self._next()) is not None:
             found: list[T] = []
-            # Whoever asks for it reads it again, and gets the error.
-            with suppress(Exception):
+            # Whoever asks for it reads it again, and gets the error; a thread that ended here would
+            # be waited for in vain.
+            with suppress(BaseException):
                 found.append(self._read(*use))
             with self._change:
                 self._reading.discard(use)
