@@ -2,6 +2,7 @@
 
 import gzip
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -47,16 +48,20 @@ def own(tokenizer: CLIPTokenizer, some: list[str]) -> list[list[int]]:
     return [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in some]
 
 
+def lists(rows: list[np.ndarray]) -> list[list[int]]:
+    return [row.tolist() for row in rows]
+
+
 @given(st.lists(texts, max_size=4))
 def test_every_text_has_the_tokenizers_own_ids(tiny, some):
     memory = TagTokens(tiny[0])
-    assert memory.ids(some) == own(tiny[0], some)
-    assert memory.ids(some) == own(tiny[0], some)  # from memory
+    assert lists(memory.ids(some)) == own(tiny[0], some)
+    assert lists(memory.ids(some)) == own(tiny[0], some)  # from memory
 
 
 @given(texts)
 def test_every_text_has_the_real_clips_ids(real, text):
-    assert TagTokens(real).ids([text]) == own(real, [text])
+    assert lists(TagTokens(real).ids([text])) == own(real, [text])
 
 
 def test_the_real_vocabulary_is_clips(real):
@@ -76,7 +81,7 @@ def test_the_tokenizer_is_asked_about_a_word_once(tiny):
     memory.ids(["blue hair, red tree", "a tree, blue hair"])
     first = len(asked)
     assert first > 0
-    assert memory.ids(["red tree,blue hair, a tree, hair"])[0]
+    assert memory.ids(["red tree,blue hair, a tree, hair"])[0].size
     assert asked[first:] == []  # "tree,hair" without a blank is two known pieces
 
 
@@ -87,14 +92,14 @@ def test_a_tokenizer_that_joins_words_is_asked_for_the_whole_text():
         def __call__(self, some, **_):
             return {"input_ids": [list(range(len(text.split()))) for text in some]}
 
-    assert TagTokens(Joining()).ids(["a b c", "d e"]) == [[0, 1, 2], [0, 1]]
+    assert lists(TagTokens(Joining()).ids(["a b c", "d e"])) == [[0, 1, 2], [0, 1]]
 
 
 def test_the_memory_is_bounded(tiny):
     memory = TagTokens(tiny[0], most=5)
     for n in range(20):
         some = [f"tag{n} tag{n + 1}, tag{n}", "a tree", "the cat and the banana again and again"]
-        assert memory.ids(some) == own(tiny[0], some)
+        assert lists(memory.ids(some)) == own(tiny[0], some)
         assert len(memory._pieces) <= 9  # five, or what one call needs
 
 
@@ -106,7 +111,7 @@ def test_packing_equals_the_windows_of_the_models(tiny, windows):
     inside = tiny[0].model_max_length - 2
     assert {0, 1} <= {len(row) for row in ids}
     assert max(map(len, ids)) > windows * inside  # one is cut
-    ids += [list(range(windows * inside - 1)), list(range(windows * inside))]
+    ids += [np.arange(windows * inside - 1), np.arange(windows * inside)]
     packed = pack_for_encoders(ids, windows, tiny)
     for tokenizer, own_pack in zip(tiny, packed, strict=True):
         expected = token_windows(tokenizer, some, windows)
@@ -114,10 +119,10 @@ def test_packing_equals_the_windows_of_the_models(tiny, windows):
         assert own_pack.dtype == expected.dtype
         assert own_pack[-1, -1, -1] == tokenizer.eos_token_id
     assert (packed[0] != packed[1]).any()
-    assert pack_windows([], 2, 77, 0, 1, 2).shape == (0, 2, 77)
+    assert pack_windows([], 2, 77, 0, 1, [2])[0].shape == (0, 2, 77)
 
 
 def test_encoders_of_different_windows_are_refused(tiny, tmp_path):
     other = load_tokenizer(tokenizers(tmp_path, max_length=14) / "tokenizer")
     with pytest.raises(InputError, match="2 kinds"):
-        pack_for_encoders([[1]], 1, (tiny[0], other))
+        pack_for_encoders([np.arange(3)], 1, (tiny[0], other))

@@ -94,7 +94,14 @@ def test_what_is_coming_is_announced_in_the_order_in_which_it_comes(tmp_path):
             return super().terms(visits)
 
     settings = TrainingSettings.model_validate(SHORT)
-    fit(Listening(), IDS, settings, tmp_path, lambda *_, **__: None, expect=lambda coming: told.append(list(coming)))
+    fit(
+        Listening(),
+        IDS,
+        settings,
+        tmp_path,
+        lambda *_, **__: None,
+        expect=lambda coming: told.append(list(coming)),
+    )
     assert len(told) == 10
     for number, coming in enumerate(told):
         rest = seen[2 * number :]
