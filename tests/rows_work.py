@@ -105,6 +105,15 @@ _FAULTS: dict[str, Callable[[dict], Any]] = {
 }
 
 
+def sleeps(pid: int) -> bool:
+    """Whether a process waits for something, now and 50 ms later."""
+    states = []
+    for _ in range(2):
+        states.append(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
+        time.sleep(0.05)
+    return states == ["S", "S"]
+
+
 def alive(pids: Sequence[int]) -> list[int]:
     """Those of the processes that still run (a zombie does not)."""
     running = []

@@ -53,7 +53,9 @@ def test_a_row_that_kills_its_worker_is_quarantined(
         assert isinstance(outcome.error, TastemakerError)
         assert str(outcome.error).startswith("2 worker processes in turn died on this row alone")
         said = {"die": "exit code 9", "kill": "SIGKILL", "crash": "SIGSEGV", "exit": "exit code 0"}
-        assert said[fault] in outcome.error.__notes__[0]
+        # A slow end of a process is not waited for.
+        known = (said[fault], "it closed its pipe") if fault == "exit" else (said[fault],)
+        assert outcome.error.__notes__[0].endswith(known)
     assert type(outcomes[5].error) is ValueError
     assert toys.alive(work.pids()) == []
 
@@ -78,10 +80,13 @@ def test_a_death_while_idle_is_charged_to_nobody(toys: ModuleType, tmp_path: Pat
     def source() -> Iterator[list[dict]]:
         yield toys.rows(None)
         assert toys.wait_until(lambda: bool(work.pids()))
-        time.sleep(0.3)
         (pid,) = work.pids()
+        # It has done its row once it sleeps, waiting for the next one, and goes on sleeping.
+        assert toys.wait_until(lambda: all(toys.sleeps(pid) for _ in range(20)))
         os.kill(pid, signal.SIGKILL)
-        assert toys.wait_until(lambda: not toys.alive([pid]))
+        # All its threads are gone, not the first one only; and nobody has been told yet.
+        told = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        assert toys.wait_until(lambda: os.waitid(os.P_PID, pid, told) is not None)
         yield toys.rows(None, None)
 
     done = list(run_rows(work, source(), ONE))
@@ -92,7 +97,8 @@ def test_a_death_while_idle_is_charged_to_nobody(toys: ModuleType, tmp_path: Pat
 @pytest.mark.parametrize("seed", range(4))
 def test_random_kills_change_no_outcome(toys: ModuleType, seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
-    kinds = [chance.choice([None, None, "raise", "picture", "nap"]) for _ in range(60)]
+    # No row raises: the rows of such a shard are tried alone, where two deaths quarantine one.
+    kinds = [chance.choice([None, None, "nap"]) for _ in range(60)]
     shards = toys.in_shards(toys.rows(*kinds), 4)
     undisturbed = toys.Toys(tmp_path / "a")
     disturbed = toys.Toys(tmp_path / "b")
