@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tastemaker.training.prompt_preview import PromptPreview
     from tastemaker.training.prompting import CountTokens, Prompter
 
-VERSION = 1
+VERSION = 2
 OUTPUTS = ("model", "adapter", "log")
 
 READ_AHEAD = 256

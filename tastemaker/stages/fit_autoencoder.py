@@ -14,7 +14,7 @@ from tastemaker.store.pictures import load_pictures, split_held_out
 from tastemaker.store.rundir import StepDir
 from tastemaker.training.settings import TrainingSettings
 
-VERSION = 1
+VERSION = 2
 OUTPUTS = ("model", "log")
 
 

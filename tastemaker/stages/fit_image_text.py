@@ -15,7 +15,7 @@ from tastemaker.store.pictures import load_pictures, refuse_uncaptioned, split_h
 from tastemaker.store.rundir import StepDir
 from tastemaker.training.settings import TrainingSettings
 
-VERSION = 1
+VERSION = 2
 OUTPUTS = ("model", "log")
 
 

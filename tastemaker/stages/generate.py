@@ -21,7 +21,7 @@ from tastemaker.store.rundir import StepDir
 if TYPE_CHECKING:
     from tastemaker.models.family import Family
 
-VERSION = 1
+VERSION = 2
 OUTPUTS = ("samples",)
 
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
