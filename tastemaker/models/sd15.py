@@ -23,6 +23,7 @@ from tastemaker.models.networks import UNET_LORA_TARGETS, Networks
 from tastemaker.models.precision import DTYPES, Precision
 from tastemaker.models.quiet import quiet
 from tastemaker.models.schedulers import load_scheduler
+from tastemaker.models.tag_tokens import TagTokens
 from tastemaker.models.text import (
     TokenReport,
     clip_reports,
@@ -61,6 +62,7 @@ class SD15Family(Networks):
         self.precision: Precision = precision
         self.unet, self.vae, self.scheduler = unet, vae, cast(Any, scheduler)
         self.text_encoder, self.tokenizer = text_encoder, tokenizer
+        self._words = TagTokens(tokenizer)
         self._settle()
 
     @classmethod
@@ -153,15 +155,15 @@ class SD15Family(Networks):
 
     def token_counts(self, prompts: Sequence[str]) -> list[int]:
         """Tokens of each prompt, start and end not counted."""
-        return token_counts(self.tokenizer, prompts)
+        return token_counts(self._words, prompts)
 
     def windows(self, prompts: Sequence[str]) -> int:
         """Text windows that the longest prompt needs, 1 to 3."""
-        return windows_needed(self.tokenizer, prompts)
+        return windows_needed(self._words, prompts)
 
     def token_reports(self, prompts: Sequence[str]) -> list[TokenReport]:
         """Tokens, windows and lost tokens of each prompt."""
-        return clip_reports(self.tokenizer, prompts)
+        return clip_reports(self._words, prompts)
 
     def encode_text(self, prompts: Sequence[str], windows: int | None = None) -> TextStates:
         """The encoder's last hidden states, after its final normalisation.
@@ -170,7 +172,7 @@ class SD15Family(Networks):
         put one after the other. L = windows x window length.
         """
         windows = windows or self.windows(prompts)
-        ids = token_windows(self.tokenizer, prompts, windows)
+        ids = token_windows(self._words, prompts, windows)
         hidden = self.text_encoder(ids.flatten(0, 1).to(self.text_encoder.device))[0]
         return TextStates(hidden.reshape(len(prompts), -1, hidden.shape[-1]))
 

@@ -25,6 +25,7 @@ from tastemaker.models.networks import UNET_LORA_TARGETS, Networks
 from tastemaker.models.precision import DTYPES, Precision
 from tastemaker.models.quiet import quiet
 from tastemaker.models.schedulers import load_scheduler
+from tastemaker.models.tag_tokens import TagTokens
 from tastemaker.models.text import (
     TokenReport,
     clip_reports,
@@ -81,6 +82,7 @@ class SDXLFamily(Networks):
         self.unet, self.vae, self.scheduler = unet, vae, cast(Any, scheduler)
         self.text_encoder_1, self.text_encoder_2 = text_encoders
         self.tokenizer_1, self.tokenizer_2 = tokenizers
+        self._words = [None if each is None else TagTokens(each) for each in tokenizers]
         self.size_numbers = _size_numbers(unet, self.text_encoder_2)
         self._settle()
 
@@ -214,11 +216,10 @@ class SDXLFamily(Networks):
         return UNET_LORA_TARGETS
 
     @property
-    def _text(self) -> list[tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]:
-        second = (self.tokenizer_2, self.text_encoder_2)
-        if self.tokenizer_1 is None or self.text_encoder_1 is None:
-            return [second]
-        return [(self.tokenizer_1, self.text_encoder_1), second]
+    def _text(self) -> list[tuple[TagTokens, CLIPTextModel | CLIPTextModelWithProjection]]:
+        encoders = (self.text_encoder_1, self.text_encoder_2)
+        pairs = zip(self._words, encoders, strict=True)
+        return [(words, one) for words, one in pairs if words is not None and one is not None]
 
     def token_counts(self, prompts: Sequence[str]) -> list[int]:
         """Tokens of each prompt, start and end not counted."""

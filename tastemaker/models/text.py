@@ -7,12 +7,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers import CLIPTokenizer
+
+from tastemaker.models.tag_tokens import TagTokens
+
+Tokenizer: TypeAlias = CLIPTokenizer | TagTokens
+"""CLIP's tokenizer, as it is or with a memory of words; both give the same ids."""
 
 MAX_WINDOWS = 3
 """Three windows of 75 tokens, as bigASP and the common user interfaces have it."""
@@ -89,14 +94,14 @@ def token_reports(
     room, reports = inside * most, []
     for ids in _ids(tokenizer, texts):
         windows = min(max(1, ceil(len(ids) / inside)), most)
-        lost = tokenizer.decode(ids[room:]) if len(ids) > room else ""
+        lost = _plain(tokenizer).decode(ids[room:]) if len(ids) > room else ""
         reports.append(TokenReport(len(ids), windows, max(0, len(ids) - room), lost.strip()))
     return reports
 
 
-def clip_reports(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> list[TokenReport]:
+def clip_reports(tokenizer: Tokenizer, texts: Sequence[str]) -> list[TokenReport]:
     """A report a text, for up to three windows of CLIP."""
-    return token_reports(tokenizer, texts, tokenizer.model_max_length - 2)
+    return token_reports(tokenizer, texts, _plain(tokenizer).model_max_length - 2)
 
 
 def longest_reports(
@@ -107,27 +112,26 @@ def longest_reports(
     return [max(pair, key=lambda report: report.tokens) for pair in pairs]
 
 
-def token_counts(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> list[int]:
+def token_counts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
     """Tokens of each text, start and end not counted."""
     return [len(ids) for ids in _ids(tokenizer, texts)]
 
 
-def windows_needed(tokenizer: CLIPTokenizer, texts: Sequence[str], most: int = MAX_WINDOWS) -> int:
+def windows_needed(tokenizer: Tokenizer, texts: Sequence[str], most: int = MAX_WINDOWS) -> int:
     """Windows that the longest text fills: at least 1, at most `most`."""
     longest = max(token_counts(tokenizer, texts), default=0)
-    return min(max(1, ceil(longest / (tokenizer.model_max_length - 2))), most)
+    return min(max(1, ceil(longest / (_plain(tokenizer).model_max_length - 2))), most)
 
 
-def token_windows(
-    tokenizer: CLIPTokenizer, texts: Sequence[str], windows: int
-) -> Int[Tensor, "B N L"]:
+def token_windows(tokenizer: Tokenizer, texts: Sequence[str], windows: int) -> Int[Tensor, "B N L"]:
     """Token ids of every text in `windows` windows: start, up to L - 2 tokens, end, padding.
 
     A text shorter than that ends in windows that hold no token; a longer one loses its tail, which
     `token_reports` counts.
     """
-    length, inside = tokenizer.model_max_length, tokenizer.model_max_length - 2
-    start, end, pad = (_id(tokenizer, name) for name in ("bos", "eos", "pad"))
+    plain = _plain(tokenizer)
+    length, inside = plain.model_max_length, plain.model_max_length - 2
+    start, end, pad = (_id(plain, name) for name in ("bos", "eos", "pad"))
     rows = []
     for ids in _ids(tokenizer, texts):
         for window in range(windows):
@@ -153,7 +157,13 @@ def text_fields(tokenizer: CLIPTokenizer) -> dict[str, int]:
 def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     if not texts:
         return []
+    if isinstance(tokenizer, TagTokens):
+        return [ids.tolist() for ids in tokenizer.ids(texts)]
     return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _plain(tokenizer: Any) -> Any:
+    return tokenizer.tokenizer if isinstance(tokenizer, TagTokens) else tokenizer
 
 
 def _id(tokenizer: CLIPTokenizer, name: str) -> int:
