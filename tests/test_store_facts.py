@@ -156,6 +156,8 @@ def test_what_rules_can_ask_for(catalogue):
     assert {a: k for a, k in known.items() if a.startswith("every")} == {
         "every.real": "number", "every.exact": "number", "every.whole": "number",
         "every.large": "number", "every.yes": "flag", "every.text": "text", "every.words": "list",
+        # Of a vector, the group that it is in.
+        **{f"every.cluster_of_{n}": "number" for n in (8, 16, 32, 64, 128, 256)},
     }  # fmt: skip
     assert known_addresses(None, {}) == BUILT_IN
 

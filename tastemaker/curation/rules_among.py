@@ -43,7 +43,8 @@ class Top(Rule):
     """Which share to keep of those with the number, of all or of each group; rounded up, so that no
     group vanishes."""
     per: str | None = None
-    """Address of the groups: `attribute.concept`, `clusters.cluster`, ...; null: all are one."""
+    """Address of the groups: `attribute.concept`, `embedding.cluster_of_32`, ...; null:
+    all are one."""
     order: Literal["highest", "lowest"] = "highest"
     """Whether high or low numbers are best (ours). Of equal ones, hashes of the ids decide."""
 

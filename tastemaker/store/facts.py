@@ -6,15 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tastemaker.curation.embedding_clusters import CLUSTERS, cluster_numbers
 from tastemaker.curation.facts import BUILT_IN, Facts, Kind, field_kind, objects, size_values
 from tastemaker.curation.judgement import SQL
 from tastemaker.store.catalogue import Catalogue, ColumnKey
+from tastemaker.store.column_values import VECTOR
+from tastemaker.store.looks import read_vectors
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _SIZES = ("h", "w", "short_side", "long_side", "aspect", "megapixels")
 _ATTRIBUTE = "attribute."
+_CLUSTER = "cluster_of_"
+"""`embedding.cluster_of_32`: which of 32 groups of the embeddings a picture is in."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ def known_addresses(
             kind = field_kind(dtype)
             if kind is not None:
                 known[f"{name}.{field}"] = kind
+            elif dtype == VECTOR:
+                known |= dict.fromkeys((f"{name}.{_CLUSTER}{n}" for n in CLUSTERS), "number")
     return known
 
 
@@ -129,6 +136,12 @@ def _measured(
     filled = columns.get(name)
     if filled is None:
         return np.full(count, np.nan)
+    if field.startswith(_CLUSTER):
+        vectors = read_vectors(catalogue, filled.key)
+        groups = np.full(count, np.nan)
+        clusters = int(field.removeprefix(_CLUSTER))
+        groups[vectors.rows] = cluster_numbers(vectors.values, clusters)
+        return groups
     column = catalogue.column_table(filled.key, [field])[field]
     kind = field_kind(filled.fields[field])
     if kind == "number":
