@@ -39,7 +39,7 @@ def cluster_numbers(
     if clusters <= 1:
         return np.zeros(len(vectors), np.int64)
     random = np.random.default_rng(seed)
-    centres, _ = kmeans2(sample, clusters, iter=_ROUNDS, minit="++", seed=random)
+    centres, _ = kmeans2(sample, clusters, iter=_ROUNDS, minit="++", rng=random)
     offsets = (centres**2).sum(axis=1) / 2
     found = np.empty(len(vectors), np.int64)
     for start in range(0, len(vectors), _BLOCK):
