@@ -11,6 +11,7 @@ import typer
 from tastemaker import __version__
 from tastemaker.cli import (
     cache,
+    cache_pairs,
     check,
     collect,
     curate,
@@ -20,6 +21,7 @@ from tastemaker.cli import (
     export,
     fit,
     generate,
+    pairs,
     refresh,
     report,
     run,
@@ -57,6 +59,8 @@ for _verbs, _panel in (
             fit.fit,
             generate.generate,
             evaluate.evaluate,
+            pairs.pairs,
+            cache_pairs.cache_pairs,
             export.export,
         ),
         "Single stages",

@@ -67,6 +67,37 @@ class SingleBatch:
     weight: Float[Tensor, "B 1 H W"] | None = None
 
 
+@dataclass(frozen=True)
+class PairBatch:
+    """Pairs of latents of one size with everything that was drawn for them.
+
+    Noise, timestep and text are the pair's: both sides share them, else the margin would measure
+    the difference of the draws.
+
+    Attributes:
+        winner: clean latents [B, C, H, W].
+        loser: clean latents [B, C, H, W].
+        noise: standard normal [B, C, H, W], for both sides.
+        t: timesteps, int64 [B], for both sides; SNR > 0 at each.
+        cond: conditioning of 2B rows, those of the winners first; passed on unread.
+        label: [B], how surely the winner is the better one: 1, or 0.5 for a tie.
+        offset: standard normal [B, C] for both sides, asked for by a `noise_offset`.
+        reference_errors: native errors [2, B] of the reference, winners first, where they were
+            computed before; None asks the reference itself.
+        beta: [], the beta of this step where it is not a constant; None for the objective's own.
+    """
+
+    winner: Latents
+    loser: Latents
+    noise: Latents
+    t: Int[Tensor, " B"]
+    cond: Any
+    label: Float[Tensor, " B"]
+    offset: Float[Tensor, "B C"] | None = None
+    reference_errors: Float[Tensor, "2 B"] | None = None
+    beta: Float[Tensor, ""] | None = None
+
+
 class Objective(Protocol):
     """An objective on a denoiser; all but the call is a declaration that the trainer reads."""
 

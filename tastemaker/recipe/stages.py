@@ -67,6 +67,8 @@ STAGES: dict[str, str] = {
         "assemble",
         "generate",
         "evaluate",
+        "pairs",
+        "cache_pairs",
         "export",
     )
 }
