@@ -1,7 +1,8 @@
 """Several processes that fit together: `parallel_pair.py RANK WORLD STORE JOBS`, JOBS a JSON file.
 
-A job is a fit: `step` (path, name, key), `inputs`, `fields`, and perhaps `dies_after`, the number
-of batches after which process 1 kills itself.
+A job is a fit: `step` (path, name, key), `inputs`, `fields`, and perhaps `stage`, another one than
+`fit`, `refused`, where that is what it must be, and `dies_after`, the number of batches after which
+process 1 kills itself.
 """
 
 import json
@@ -9,14 +10,15 @@ import os
 import signal
 import sys
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from tastemaker.errors import InputError
 from tastemaker.records.run import Artefact
-from tastemaker.stages import fit
 from tastemaker.store.rundir import StepDir
 from tastemaker.training.diffusion import DiffusionTask
 from tastemaker.training.processes import Processes
@@ -26,8 +28,16 @@ def do(job: dict[str, Any], rank: int) -> None:
     inputs = {name: Artefact(kind, Path(path), key) for name, (kind, path, key) in job["inputs"]}
     path, name, key = job["step"]
     step = StepDir(path, name=name, key=key, silent=rank > 0)
-    config = fit.Config(**{name: name for name in inputs}, **job["fields"])
-    manifest = fit.run(config, inputs, step)
+    stage = import_module(f"tastemaker.stages.{job.get('stage', 'fit')}")
+    config = stage.Config(**{name: name for name in inputs}, **job["fields"])
+    try:
+        manifest = stage.run(config, inputs, step)
+    except InputError as error:
+        if not job.get("refused"):
+            raise
+        step.path.mkdir(parents=True, exist_ok=True)
+        (step.path / f"refused.{rank}").write_text(str(error))
+        return
     if rank == 0:
         (step.path / "results.json").write_text(json.dumps(dict(manifest.results)))
 

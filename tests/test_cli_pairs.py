@@ -69,6 +69,26 @@ def test_from_pictures_to_latents(tell, work: Path, tmp_path_factory) -> None:
     assert tell(*words, "--json").value["steps"][0]["status"] == "skipped"
 
 
+def test_from_pairs_to_a_model(tell, work: Path, tmp_path_factory) -> None:
+    kohya(work / "pictures")
+    tell("collect", "pictures", "-o", "run")
+    tell("pairs", "collection=run", "-o", "run")
+    model = saved_sdxl(tmp_path_factory.getbasetemp())
+    tell("cache-pairs", "run", f"model={model}", "size_px=32", "-o", "run")
+    words = ("fit-pairs", "run", f"model={model}", "images_total=4", "batch=2", "-o", "run")
+    told = tell(*words, "objective.reference.kind=table", "--json")
+    assert (told.code, told.counts["steps"], told.counts["pairs held out"]) == (0, 4, 1)
+    found = Path(told.value["steps"][-1]["path"])
+    assert (found / "adapter" / "pytorch_lora_weights.safetensors").is_file()
+    assert (found / "reference.parquet").is_file()
+    assert tell(*words, "objective.reference.kind=table", "--json").value["steps"][0][
+        "status"
+    ] == "skipped"  # fmt: skip
+    # What is wrong is told before anything is loaded.
+    wrong = tell(*words, "method.kind=full", "method.parts=[unet, text_encoder_1]")
+    assert (wrong.code, "same text" in wrong.err) == (2, True)
+
+
 def row(number: int, first: str, second: str, label: float, **more) -> dict:
     pictures = {"jpg_0": encoded(first), "jpg_1": encoded(second)}
     uids = {"image_0_uid": first, "image_1_uid": second}

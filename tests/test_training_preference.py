@@ -12,7 +12,7 @@ from tastemaker.objectives.auto_beta import AutoBeta
 from tastemaker.objectives.dpo import DPO, WinnerSFT
 from tastemaker.records.run import Visit
 from tastemaker.records.size import ImageSizes, Size
-from tastemaker.training import preference
+from tastemaker.training import pair_grid, preference
 from tastemaker.training.divergence import judge
 from tastemaker.training.pair_latents import PairLatents
 from tastemaker.training.pair_objective import (
@@ -281,22 +281,22 @@ def test_validation_compares_with_the_start() -> None:
 
 def test_validation_figures_are_those_of_every_point_anew(monkeypatch: Any) -> None:
     """In any calls; the loss has the constant beta, and ties count half."""
-    monkeypatch.setattr(preference, "GRID_TIMESTEPS", 3)
+    monkeypatch.setattr(pair_grid, "GRID_TIMESTEPS", 3)
     task = made_task("sd15", DPO(50.0))
     task.validate()
     nudge(task, 0.05)
     found = task.validate()
-    monkeypatch.setattr(preference, "GRID_PAIRS", 2)
-    monkeypatch.setattr(preference, "GRID_CELLS", 64)
+    monkeypatch.setattr(pair_grid, "GRID_PAIRS", 2)
+    monkeypatch.setattr(pair_grid, "GRID_CELLS", 64)
     again = task.validate()
     assert again.keys() == found.keys()
     assert all(again[n] == pytest.approx(found[n], rel=1e-4, abs=1e-6) for n in found)
-    assert task._base is not None  # noqa: SLF001
-    policy = task._grid(task._policy_errors)  # noqa: SLF001
-    reference = task._base  # noqa: SLF001
+    grid = task.grids["validation"]
+    policy, reference = grid.errors(task.family.denoise), grid.base
+    assert reference is not None
     margin = (reference - policy)[0] - (reference - policy)[1]
     loss, right = [], []
-    for point, m in zip(task._points, margin.tolist(), strict=True):  # noqa: SLF001
+    for point, m in zip(grid.points, margin.tolist(), strict=True):
         f, g = (torch.nn.functional.softplus(torch.tensor(s * 25.0 * m)).item() for s in (-1, 1))
         tied = point.sample_id == "h2"
         loss.append((f + g) / 2 if tied else f)
@@ -306,7 +306,9 @@ def test_validation_figures_are_those_of_every_point_anew(monkeypatch: Any) -> N
     assert {n.rpartition("_t")[2] for n in found if "_t" in n} == {"166", "500", "833"}
 
 
-def test_two_processes_validate_as_one() -> None:
+def test_two_processes_validate_as_one(monkeypatch: Any) -> None:
+    monkeypatch.setattr(pair_grid, "GRID_PAIRS", 4)
+
     class Half:
         """Keeps what it was asked to add up, for the other half."""
 
@@ -320,13 +322,11 @@ def test_two_processes_validate_as_one() -> None:
             return values
 
     alone = made_task("sd15", WinnerSFT(), reference="none")
-    errors = alone._grid(alone._policy_errors)  # noqa: SLF001
+    errors = alone.grids["validation"].errors(alone.family.denoise)
     parts = [Half(0), Half(1)]
     for part in parts:
         task = made_task("sd15", WinnerSFT(), reference="none", sharing=part)
-        preference.grid_errors(
-            task._policy_errors, task._points, 4, task._bucket, part  # noqa: SLF001
-        )  # fmt: skip
+        task.grids["validation"].errors(task.family.denoise)
     both = parts[0].seen[0] + parts[1].seen[0]
     torch.testing.assert_close(both, errors, rtol=1e-5, atol=0)
     assert (parts[0].seen[0] == 0).any()

@@ -73,7 +73,7 @@ def find_fit(place: Path) -> Path:
     if (place / "checkpoints").is_dir() or (place / MANIFEST).is_file():
         return place
     run = RunDir(place)
-    fits = [place / entry.path for entry in run.plan() if entry.stage == "fit"]
+    fits = [place / entry.path for entry in run.plan() if entry.stage in ("fit", "fit_pairs")]
     if not fits:
         raise InputError(
             place,

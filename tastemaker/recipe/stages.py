@@ -82,6 +82,7 @@ STAGES: dict[str, str] = {
         "evaluate",
         "pairs",
         "cache_pairs",
+        "fit_pairs",
         "export",
     )
 }

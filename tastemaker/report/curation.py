@@ -77,7 +77,7 @@ def curated(run: RunFacts, pages: Mapping[Path, Path]) -> list[Curated]:
 
 def training_pictures(run: RunFacts, count: int = 24) -> tuple[int, list[Thumbnail]]:
     """How many pictures the last fit was given, and some of them, chosen by hash."""
-    for step in reversed(run.of_stage("fit", "fit_image_text", "fit_autoencoder")):
+    for step in reversed(run.of_stage("fit", "fit_pairs", "fit_image_text", "fit_autoencoder")):
         selection = run.find(step.config.get("selection"), "selection")
         collection = collection_of(run, step)
         if selection is None or collection is None:

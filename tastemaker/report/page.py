@@ -126,7 +126,11 @@ def _cards(
 
 def _without_evaluation(run: RunFacts) -> words.Verdict:
     """What can be said of a run that compared nothing."""
-    fits = [t for t in run.of_stage("fit", "fit_image_text", "fit_autoencoder") if t.manifest]
+    fits = [
+        t
+        for t in run.of_stage("fit", "fit_pairs", "fit_image_text", "fit_autoencoder")
+        if t.manifest
+    ]
     if not fits or fits[-1].manifest is None:
         unfinished = [step.name for step in run.steps if step.manifest is None]
         details = (f"Not finished: {', '.join(unfinished)}.",) if unfinished else ()
@@ -167,7 +171,7 @@ def _trust(summary: Mapping[str, Any]) -> list[str]:
 
 def _trainings(run: RunFacts) -> list[Training]:
     found = []
-    for step in run.of_stage("fit", "fit_image_text", "fit_autoencoder"):
+    for step in run.of_stage("fit", "fit_pairs", "fit_image_text", "fit_autoencoder"):
         log = step.output("log")
         rows = list(jsonl.read(log / "metrics.jsonl")) if log else []
         salt = re.sub(r"[^a-z0-9]", "", step.name.lower())

@@ -18,7 +18,7 @@ from tastemaker.records.size import Size
 from tastemaker.store.rundir import StepDir
 from tastemaker.training.masking import AnyMask, NoMask, check_masks, open_masks
 from tastemaker.training.measured_words import MeasuredWords
-from tastemaker.training.method import AnyMethod, FullMethod, LoraMethod, own_rates, trained_parts
+from tastemaker.training.method import AnyMethod, LoraMethod, own_rates, trained_parts
 from tastemaker.training.objective import SftObjective
 from tastemaker.training.settings import TrainingSettings
 
@@ -186,6 +186,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     from tastemaker.training.parallel import present_group
     from tastemaker.training.prompting import refuse_textless
     from tastemaker.training.read_ahead import ReadAhead
+    from tastemaker.training.result import save_trained
     from tastemaker.training.session import fit
 
     group = present_group(config.parallel, rounded=config.precision == "bf16-weights")
@@ -243,7 +244,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     if not group.first:
         # What lies on the disk is the first process's, which may be at work there.
         return Manifest("fit", step.key, {})
-    kind = _save(family, config, step.path)
+    kind = save_trained(family, config.method, step.path)
     lost = source.left_out(train_ids)
     without = len(selection.ids) - len(source.ids) + source.left_out(source.ids)
     return Manifest(
@@ -369,14 +370,3 @@ def _source(
     total = len(latents.keys()) if read_all else 0
     with Progress(step, total, "latents", f"{step.name}: checking") as progress:
         return Shuffled(latents, ids, family, progress.advance if read_all else None)
-
-
-def _save(family: "Family", config: Config, folder: Path) -> str:
-    """Write the trained weights; the kind of artefact that they are."""
-    from tastemaker.models.adapters import save_lora
-    from tastemaker.store.atomic import atomic_folder
-
-    kind = "model" if isinstance(config.method, FullMethod) else "adapter"
-    with atomic_folder(folder / kind) as temporary:
-        family.save(temporary) if kind == "model" else save_lora(family, temporary)
-    return kind

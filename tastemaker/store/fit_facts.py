@@ -5,7 +5,7 @@ from typing import Any
 
 from tastemaker.store.rundir import RunDir, read_manifest
 
-_STAGE = "fit"
+_STAGES = ("fit", "fit_pairs")
 
 
 def fit_facts(place: Path | str) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def _facts(step: Path) -> dict[str, Any]:
         recipe = yaml.safe_load(run.recipe_path.read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    if entry is None or entry.stage != _STAGE or not isinstance(recipe, dict):
+    if entry is None or entry.stage not in _STAGES or not isinstance(recipe, dict):
         return {}
     own = [one for one in recipe.get("steps") or [] if one.get("name") == entry.name]
     if len(own) != 1:

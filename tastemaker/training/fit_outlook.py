@@ -1,6 +1,7 @@
 """What `tastemaker check` tells of a fit: memory, disk, licence, and figures seldom meant."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +16,35 @@ from tastemaker.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from tastemaker.models.skeleton import Skeleton
+    from tastemaker.training.memory_estimate import Reference
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a fit is on, as far as it is known.
+
+    Attributes:
+        data: counts of samples.
+        sizes: bucket -> samples.
+        texts: texts whose states are kept where encoders are frozen.
+        long_texts: whether texts may fill all windows that the model has.
+        points: of the larger grid of validation.
+        part: latent cells -> points of a grid per forward pass.
+        rows: of a pass for each sample.
+        reference: see `memory_estimate.FitPlan`.
+        half: whether a copy as the reference is kept in bf16.
+    """
+
+    data: Data | None
+    sizes: Mapping[Size, int] | None
+    texts: int
+    long_texts: bool
+    points: int
+    part: Callable[[int], int]
+    rows: int = 1
+    reference: "Reference" = "none"
+    half: bool = False
+
 
 ChooseBuckets = Callable[[Mapping[str, Size], Any], Mapping[str, Size | None]]
 """(Picture -> size, configuration of the cache step) -> picture -> its bucket."""
@@ -49,7 +79,26 @@ def fit_outlook(
         coming: configurations of the steps that make the rest.
         choose_buckets: how the cache step chooses.
     """
+    from tastemaker.training.diffusion import GRID_TIMESTEPS, grid_part
+
     captions, data, sizes = _pictures(config, inputs, coming, choose_buckets)
+    # Captions come again and again, so their states are kept; tags give new texts for ever.
+    captioned = isinstance(config.prompts, CaptionPrompt)
+    validated = min(config.stable_images, data.trained if data else config.stable_images)
+    material = Material(
+        data,
+        sizes,
+        texts=len(set(captions)) if captioned and not config.prompts.scores else 0,
+        long_texts=not captioned,
+        points=GRID_TIMESTEPS * max(config.held_out, validated),
+        part=grid_part,
+    )
+    return outlook(config, inputs, material)
+
+
+def outlook(config: Any, inputs: Mapping[str, Artefact], material: "Material") -> Forecast:
+    """Memory, disk, licence and figures seldom meant, of a fit on this material."""
+    data = material.data
     lines, findings = licence_lines(
         config.model, Path(inputs["model"].path) if "model" in inputs else None
     )
@@ -57,7 +106,7 @@ def fit_outlook(
     disk: Mapping[str, int] = {}
     figures: Mapping[str, Any] = {}
     try:
-        memory, numbers = _memory(config, inputs, captions, data, sizes)
+        memory, numbers = _memory(config, inputs, material)
     except (MissingModel, InputError, RuntimeError, TypeError, ValueError, LookupError) as error:
         # A network that cannot be traced can still be trained.
         reason = (str(error).strip() or repr(error)).splitlines()[0]
@@ -87,15 +136,10 @@ def licence_lines(reference: str, path: Path | None) -> tuple[list[str], list[Fi
 
 
 def _memory(
-    config: Any,
-    inputs: Mapping[str, Artefact],
-    captions: Iterable[str],
-    data: Data | None,
-    sizes: Mapping[Size, int] | None,
+    config: Any, inputs: Mapping[str, Artefact], material: Material
 ) -> tuple[Forecast, int]:
     from tastemaker.models.parts import part_names
     from tastemaker.models.skeleton import skeleton_of
-    from tastemaker.training.diffusion import GRID_TIMESTEPS, grid_part
     from tastemaker.training.forecast import FitFacts, forecast_fit
     from tastemaker.training.memory_estimate import MemoryModel
 
@@ -105,20 +149,18 @@ def _memory(
         return skeleton_of(reference)
 
     skeleton = make()
-    largest = max(sizes or {skeleton.own_size: 0}, key=lambda size: size.h * size.w)
+    largest = max(material.sizes or {skeleton.own_size: 0}, key=lambda size: size.h * size.w)
     names = part_names(cast(Any, skeleton), config.method.parts)
     frozen_text = not any(name.startswith("text_encoder") for name in names)
-    # Captions come again and again, so their states are kept; tags give new texts for ever.
-    keeps = frozen_text and isinstance(config.prompts, CaptionPrompt) and not config.prompts.scores
-    validated = min(config.stable_images, data.trained if data else config.stable_images)
-    points = GRID_TIMESTEPS * max(config.held_out, validated)
     cells = largest.h * largest.w // skeleton.latent_factor**2
-    windows = 1 if isinstance(config.prompts, CaptionPrompt) else skeleton.most_windows
     facts = FitFacts(
         size=largest,
-        windows=windows,
-        kept_texts=len(set(captions)) if keeps else 0,
-        validated=min(points, grid_part(cells)),
+        windows=skeleton.most_windows if material.long_texts else 1,
+        kept_texts=material.texts if frozen_text else 0,
+        validated=min(material.points, material.part(cells)),
+        rows=material.rows,
+        reference=material.reference,
+        half=material.half,
     )
     numbers = skeleton.parameters(skeleton.denoiser)
     # The first plan may have these networks; the others get new ones, as each changes its own.

@@ -6,7 +6,7 @@ from typing import Any
 
 from tastemaker.records.finding import Finding, Forecast
 from tastemaker.records.size import Size
-from tastemaker.training.memory_estimate import DEVICE_GB, FitPlan, MemoryModel, Need
+from tastemaker.training.memory_estimate import DEVICE_GB, FitPlan, MemoryModel, Need, Reference
 from tastemaker.training.method import FullMethod, LoraMethod
 from tastemaker.training.settings import TrainingSettings
 
@@ -24,12 +24,18 @@ class FitFacts:
         windows: text windows of the longest texts.
         kept_texts: texts whose states stay on the device.
         validated: most samples in a pass of validation.
+        rows: as in `FitPlan`, with what follows.
+        reference: what a preference objective compares with.
+        half: whether a copy is kept in bf16.
     """
 
     size: Size
     windows: int = 1
     kept_texts: int = 0
     validated: int = 0
+    rows: int = 1
+    reference: Reference = "none"
+    half: bool = False
 
 
 def plan_of(
@@ -52,6 +58,9 @@ def plan_of(
         validated=facts.validated,
         parallel=settings.parallel,
         world=world,
+        rows=facts.rows,
+        reference=facts.reference,
+        half=facts.half,
     )
 
 
@@ -113,7 +122,8 @@ def _lines(plan: FitPlan, need: Need) -> Iterator[str]:
     method = plan.method
     what = "whole networks" if isinstance(method, FullMethod) else f"LoRA of rank {method.rank}"
     recomputed = ", activations computed again" if plan.checkpointing else ""
-    pictures = "1 picture" if plan.micro_batch == 1 else f"{plan.micro_batch} pictures"
+    one = "pair" if plan.rows == 2 else "picture"
+    pictures = f"1 {one}" if plan.micro_batch == 1 else f"{plan.micro_batch} {one}s"
     yield (
         f"memory of {what} in {plan.precision}, {pictures} of {plan.size} a pass{recomputed}: "
         f"{_gib(need.total)}"
@@ -124,6 +134,7 @@ def _lines(plan: FitPlan, need: Need) -> Iterator[str]:
         "gradients": need.gradients,
         plan.optimizer: need.optimizer,
         "average": need.average,
+        "reference": need.reference,
         "kept texts": need.texts,
         "activations": need.activations,
     }
@@ -184,12 +195,23 @@ def _ladder(plan: FitPlan) -> Iterator[list[_Change]]:
     yield []
     if kept:
         yield kept
+    copied = plan.reference == "copy" or (
+        plan.reference == "auto" and isinstance(plan.method, FullMethod)
+    )
+    if copied:
+        away = _Change({"reference": "stream"}, "objective.reference.offload: stream")
+        yield [*kept, away]
+        kept = [*kept, away]
     lowered = [] if plan.precision == "bf16-weights" else [low]
     if isinstance(plan.method, FullMethod):
         if plan.optimizer == "adamw":
             yield [*kept, small]
         method = LoraMethod(parts=plan.method.parts)
-        lora = _Change({"method": method}, f"method: {{kind: lora, rank: {method.rank}}}")
+        fields: dict[str, Any] = {"method": method}
+        if copied:
+            # The network without its adapters is the reference then.
+            fields["reference"], kept = "auto", kept[:-1]
+        lora = _Change(fields, f"method: {{kind: lora, rank: {method.rank}}}")
         yield [lora, *kept]
         yield [lora, *kept, *lowered]
     elif lowered:

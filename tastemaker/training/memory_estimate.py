@@ -17,7 +17,7 @@ bf16-weights).
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,9 @@ _SMALL_8BIT, _BLOCK_8BIT = 4096, 256
 """bitsandbytes keeps moments of smaller tensors in fp32; one scale in fp32 a block."""
 
 
+Reference = Literal["none", "auto", "copy", "step", "stream", "cpu", "ema"]
+
+
 @dataclass(frozen=True)
 class FitPlan:
     """What of a fit's configuration its memory depends on.
@@ -63,6 +66,12 @@ class FitPlan:
         validated: samples in a pass of validation, 0 for none.
         parallel: how several processes share the work: `ddp`, `zero2`, `zero3`.
         world: processes.
+        rows: of a pass for each sample; a pair has two.
+        reference: what a preference objective compares with: a copy of the denoiser (`copy`), one
+            that is moved to the device for its pass (`step`, `stream`) or never (`cpu`), the moving
+            average of what is trained (`ema`), or the network itself without its adapters; `auto`
+            is that one for adapters and a copy else.
+        half: whether a copy is kept in bf16.
     """
 
     method: FullMethod | LoraMethod
@@ -78,6 +87,9 @@ class FitPlan:
     validated: int = 0
     parallel: str = "ddp"
     world: int = 1
+    rows: int = 1
+    reference: Reference = "none"
+    half: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,7 @@ class Need:
         validation: most at any moment of a validation, all of it together.
         saved: the whole model in fp32, as a full fit saves it.
         adapters: whether adapters are trained.
+        reference: of the reference's own weights on the device.
     """
 
     trained: int
@@ -111,6 +124,7 @@ class Need:
     validation: int
     saved: int
     adapters: bool
+    reference: int = 0
 
     @property
     def total(self) -> int:
@@ -142,6 +156,8 @@ class _Networks:
     validated: Trace
     text_state: int
     adapted: int = 0
+    denoiser: int = 0
+    block: int = 0
 
 
 @dataclass(frozen=True)
@@ -152,15 +168,20 @@ class _Made:
     modules: Mapping[str, nn.Module]
     trained: Sequence[Tensor]
     numbers: int
+    denoiser: int
+    block: int
 
 
 def _make(skeleton: "Skeleton", plan: FitPlan) -> _Made:
     # Counted before adapters are among them.
     numbers = sum(skeleton.parameters(name) for name in skeleton.parts)
+    denoiser = skeleton.parts[skeleton.denoiser]
+    count = sum(p.numel() for p in denoiser.parameters())
+    block = max(sum(p.numel() for p in m.parameters(recurse=False)) for m in denoiser.modules())
     # Making networks trainable asks no more of a family than a skeleton has.
     modules = trained_parts(cast(Any, skeleton), plan.method, seed=0)
     precision = open_precision(plan.precision, modules, torch.device("meta"))
-    return _Made(skeleton, modules, tuple(precision.trained.values()), numbers)
+    return _Made(skeleton, modules, tuple(precision.trained.values()), numbers, count, block)
 
 
 @dataclass
@@ -199,14 +220,20 @@ class MemoryModel:
             weights, masters = frozen + shard // plan.world, 0
             gradients = gradients // plan.world + one.largest
             moments, average = moments // plan.world, average // plan.world
-        base = weights + masters + moments + average + texts + gathered
+        reference = _reference_bytes(plan, one)
+        base = weights + masters + moments + average + texts + gathered + reference
         highest = _pass_bytes(plan, one, gradients)
+        if plan.reference != "none":
+            # It answers while the policy's pass waits for its backward pass.
+            rows = plan.micro_batch * plan.rows
+            waiting = one.traced.passing(rows) + one.validated.passing(rows)
+            highest = max(highest, waiting + (gradients if plan.accumulates else 0))
         step = base + max(highest, gradients)
         validation = 0
         if plan.validated:
             # The averaged weights take the place of the last ones, which are put aside.
             aside = one.trained * 4 if plan.average else 0
-            validation = base + aside + one.validated.passing(plan.validated)
+            validation = base + aside + one.validated.passing(plan.validated * plan.rows)
         return Need(
             trained=one.trained,
             weights=weights + gathered,
@@ -215,11 +242,12 @@ class MemoryModel:
             optimizer=moments,
             average=average,
             texts=texts,
-            activations=one.traced.passing(plan.micro_batch),
+            activations=one.traced.passing(plan.micro_batch * plan.rows),
             step=step,
             validation=validation,
             saved=4 * one.numbers,
             adapters=isinstance(plan.method, LoraMethod),
+            reference=reference,
         )
 
     def _look_at(self, plan: FitPlan) -> _Networks:
@@ -250,6 +278,8 @@ class MemoryModel:
             validated=self._validated[key],
             text_state=sum(4 * t.numel() for t in (text.context, text.pooled) if t is not None),
             adapted=sum(_bytes_of(network) for network in networks),
+            denoiser=made.denoiser,
+            block=made.block,
         )
 
     def _make(self, plan: FitPlan) -> _Made:
@@ -281,15 +311,29 @@ def _pass_bytes(plan: FitPlan, one: _Networks, gradients: int) -> int:
     of the earlier ones are there. With bf16-weights a pass makes gradients in bf16 of its own,
     which are added to those in fp32 after it.
     """
-    passed = one.traced
+    passed, rows = one.traced, plan.micro_batch * plan.rows
     if one.masters:
-        fresh = passed.fresh(plan.micro_batch)
+        fresh = passed.fresh(rows)
         return gradients + fresh if plan.accumulates else max(fresh, gradients + one.largest)
     if plan.parallel != "ddp" and plan.world > 1:
-        return gradients + passed.passing(plan.micro_batch)
+        return gradients + passed.passing(rows)
     if plan.accumulates:
-        return gradients + passed.passing(plan.micro_batch)
-    return passed.fresh(plan.micro_batch)
+        return gradients + passed.passing(rows)
+    return passed.fresh(rows)
+
+
+def _reference_bytes(plan: FitPlan, one: _Networks) -> int:
+    """What a reference keeps on the device, or brings there for its pass."""
+    kind = plan.reference
+    if kind == "auto":
+        kind = "none" if isinstance(plan.method, LoraMethod) else "copy"
+    if kind == "ema":
+        # In fp32; where networks hold bf16 weights, a pass has a rounded copy too.
+        return one.trained * (6 if plan.precision == "bf16-weights" else 4)
+    if kind in ("none", "cpu"):
+        return 0
+    width = 2 if plan.half or plan.precision == "bf16-weights" else 4
+    return width * (one.block if kind == "stream" else one.denoiser)
 
 
 def _forward(

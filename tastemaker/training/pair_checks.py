@@ -1,12 +1,16 @@
 """What a run on pairs must not be asked for."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from tastemaker.diffusion.pair_timesteps import TimestepDraws
 from tastemaker.errors import InputError
 from tastemaker.models.family import Family
+
+if TYPE_CHECKING:
+    from tastemaker.training.reference import Reference
 
 
 def refuse_text(family: Family, parts: Mapping[str, nn.Module]) -> None:
@@ -43,3 +47,19 @@ def refuse_silent_choice(timesteps: TimestepDraws, most: int) -> None:
             "so that margin and gradient are exactly 0",
             "Leave these timesteps out; `diffusion.pair_timesteps.informative` does it.",
         )
+
+
+def refuse_unshared(reference: "Reference", parallel: str, world: int) -> None:
+    """Look whether the reference can be computed where the policy's weights are spread.
+
+    Raises:
+        InputError: it is made of the policy's own weights, of which each process has rows alone.
+    """
+    if parallel == "ddp" or world == 1 or reference.separate:
+        return
+    raise InputError(
+        "parallel",
+        f"{parallel} in {world} processes with a reference inside the trained network",
+        "ddp, or a reference of its own",
+        "Choose parallel: ddp, or objective.reference {kind: frozen, how: copy}, or {kind: table}.",
+    )

@@ -1,16 +1,18 @@
 """What a step of preference training minimises, as recipes say it."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tastemaker.errors import InputError
 from tastemaker.records.config import Config
+from tastemaker.training.objective import AnyTimesteps, UniformTimesteps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
+    from torch import nn
 
     from tastemaker.models.family import Family
     from tastemaker.models.twins import Rounding
@@ -53,7 +55,7 @@ class EmaModel(Config):
 
 
 class ErrorTable(Config):
-    """Errors that the reference gave before."""
+    """Errors of a frozen reference, computed before the first step unless they are given."""
 
     kind: Literal["table"] = "table"
     draws: int = Field(default=4, ge=1)
@@ -118,7 +120,20 @@ class DivergenceGuard(Config):
         return DivergenceRules(**self.model_dump(exclude={"action"}))
 
 
-class DpoObjective(Config):
+class PairTimesteps(Config):
+    """What objectives on pairs share."""
+
+    timesteps: AnyTimesteps = UniformTimesteps()
+    """Which noise levels are trained, as in `fit`; never one that is pure noise."""
+
+    @field_validator("timesteps", mode="before")
+    @classmethod
+    def _uniform_is_the_kind(cls, value: Any) -> Any:
+        """A range alone is uniform, as in `timesteps: {most: 799}`."""
+        return {"kind": "uniform", **value} if isinstance(value, dict) else value
+
+
+class DpoObjective(PairTimesteps):
     """Prefer winners to losers more than a reference does (Wallace et al. 2023)."""
 
     kind: Literal["dpo"] = "dpo"
@@ -146,24 +161,30 @@ class DpoObjective(Config):
     noise_offset: float = Field(default=0.0, ge=0)
     """A random shift of each channel's noise, the same for both sides."""
     reference: AnyReference = FrozenModel()
-    """The model that errors are compared with."""
+    """The model that errors are compared with: `frozen`, `iterate`, `ema` or `table`."""
     auto_beta: FollowingBeta | None = None
     """Let beta follow the margins, from `beta` on."""
+
+    @field_validator("reference", mode="before")
+    @classmethod
+    def _frozen_is_the_kind(cls, value: Any) -> Any:
+        """Settings alone are a frozen reference's, as in `reference: {how: copy}`."""
+        return {"kind": "frozen", **value} if isinstance(value, dict) else value
 
     def open(self) -> "DPO":
         """The objective itself."""
         from tastemaker.objectives.dpo import DPO
 
-        given = self.model_dump(exclude={"kind", "reference", "auto_beta"})
+        given = self.model_dump(exclude={"kind", "reference", "auto_beta", "timesteps"})
         following = None if self.auto_beta is None else self.auto_beta.open()
         return DPO(**given, auto_beta=following, reference=self.reference.kind)
 
 
-class WinnerObjective(Config):
+class WinnerObjective(PairTimesteps):
     """Fine-tuning on the winners of pairs alone: the baseline of DPO."""
 
     kind: Literal["sft_winners"] = "sft_winners"
-    weighting: Literal["plain", "min_snr", "debiased"] = "plain"
+    weighting: Literal["plain", "min_snr", "soft_min_snr", "debiased", "p2"] = "plain"
     """As in `sft`; the DPO authors' baseline is `plain`."""
     gamma: float = Field(default=5.0, gt=0)
     """As in `sft`."""
@@ -174,7 +195,7 @@ class WinnerObjective(Config):
         """The objective itself."""
         from tastemaker.objectives.dpo import WinnerSFT
 
-        return WinnerSFT(**self.model_dump(exclude={"kind"}))
+        return WinnerSFT(**self.model_dump(exclude={"kind", "timesteps"}))
 
 
 def open_reference(
@@ -182,6 +203,9 @@ def open_reference(
     family: "Family",
     precision: str = "fp32",
     sources: "Mapping[str, torch.Tensor] | None" = None,
+    *,
+    other: "nn.Module | None" = None,
+    goes_on: bool = False,
 ) -> "Reference | None":
     """The reference of a run, made after the adapters and before any checkpoint is read.
 
@@ -189,31 +213,48 @@ def open_reference(
         config: its kind.
         family: the model as training starts from it, its trained weights unfrozen.
         precision: of training, `fp32`, `bf16`, `bf16-weights` or `fp16`.
-        sources: of an EMA, `Precision.trained`, where the network holds rounded weights.
+        sources: of an EMA, `Precision.trained`, where the network holds rounded weights; it may
+            also be told later (`Reference.prepare`).
+        other: the denoiser of another model, which takes the place of what training starts from.
+        goes_on: whether the adapters have been trained before, so that the model without them is
+            not what training starts from.
 
     Returns:
         None for a table.
 
     Raises:
-        InputError: `adapters_off` without adapters, or `half` where passes are wider.
+        InputError: `adapters_off` where that is not the reference, or `half` where passes are
+            wider.
     """
     from tastemaker.models.adapters import has_lora
-    from tastemaker.training.reference import AdaptersOff, EmaReference, FrozenReference
+    from tastemaker.training.reference import (
+        AdaptersOff,
+        EmaReference,
+        FrozenReference,
+        StartAdapters,
+    )
 
     if isinstance(config, ErrorTable):
         return None
     if isinstance(config, EmaModel):
         return EmaReference(family, config.decay, sources)
     adapted = has_lora(family)
-    if config.how == "adapters_off" and not adapted:
+    reason = ""
+    if not adapted:
+        reason = "whole weights are trained"
+    elif other is not None:
+        reason = "the reference is another model"
+    elif goes_on:
+        reason = "training starts from adapters, which the reference has too"
+    if config.how == "adapters_off" and reason:
         raise InputError(
             "objective.reference.how",
-            "adapters_off, but whole weights are trained",
-            "copy",
+            f"adapters_off, but {reason}",
+            "copy or auto",
             "Use `how: copy`, with `offload` where the device is too small for two models.",
         )
-    if adapted and config.how != "copy":
-        return AdaptersOff(family)
+    if adapted and other is None and config.how != "copy":
+        return StartAdapters(family) if goes_on else AdaptersOff(family)
     if config.half and not precision.startswith("bf16"):
         raise InputError(
             "objective.reference.half",
@@ -224,4 +265,6 @@ def open_reference(
     rounding: Rounding = "products" if config.half else "none"
     if precision == "bf16-weights":
         rounding = "weights"
-    return FrozenReference(family, rounding=rounding, offload=config.offload, kind=config.kind)
+    return FrozenReference(
+        family, other, rounding=rounding, offload=config.offload, kind=config.kind
+    )

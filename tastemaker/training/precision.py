@@ -206,6 +206,12 @@ class _Scaled(Precision):
         self.skipped = torch.full_like(self.skipped, int(state["skipped_steps"]))
 
 
+def passes_in(name: PrecisionName, device: torch.device) -> AbstractContextManager[object]:
+    """Around a pass of a network that was not opened for training, to compute it as there."""
+    dtype = {"fp32": None, "fp16": torch.float16}.get(name, torch.bfloat16)
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
 def open_precision(
     name: PrecisionName,
     modules: Mapping[str, nn.Module],

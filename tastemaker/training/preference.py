@@ -7,13 +7,14 @@ rows, winners first.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tastemaker.diffusion.noise import batch_noise
 from tastemaker.diffusion.pair_timesteps import EvenDraws, TimestepDraws, informative
+from tastemaker.diffusion.schedule import DiscreteSchedule
 from tastemaker.errors import CorruptFile, InputError, StaleCache
 from tastemaker.models.conditioning import TextStates
 from tastemaker.models.family import Conditioning, Family
@@ -29,28 +30,14 @@ from tastemaker.objectives.dpo import (
 from tastemaker.objectives.protocol import PairBatch, Terms
 from tastemaker.records.draws import Draw
 from tastemaker.records.run import Visit
-from tastemaker.records.size import Size
 from tastemaker.store.reference_tables import ReferenceTable
-from tastemaker.training.latent_source import FIXED
 from tastemaker.training.pair_checks import refuse_silent_choice, refuse_text
+from tastemaker.training.pair_grid import PairGrid
 from tastemaker.training.pair_latents import PairLatents, PairReader
 from tastemaker.training.pair_prompting import PairPrompter
-from tastemaker.training.pair_validation import Sharing, grid_errors, pair_figures
+from tastemaker.training.pair_validation import Sharing
 from tastemaker.training.reference import Reference
 from tastemaker.training.text_states import FrozenTexts
-from tastemaker.training.validate import GridPoint, even_timesteps, fixed_grid
-
-GRID_TIMESTEPS = 10
-"""Timesteps of the fixed grid, evenly spaced among those that may be drawn (ours)."""
-
-GRID_PAIRS, GRID_CELLS = 32, 2**16
-"""Most points of the grid per forward pass, and most latent numbers of a side in them (ours)."""
-
-
-class _Held(NamedTuple):
-    bucket: Size
-    label: float
-    cells: int
 
 
 class PairTask:
@@ -75,6 +62,8 @@ class PairTask:
         table: ReferenceTable | None = None,
         draws: int | None = None,
         held_out: Sequence[str] = (),
+        stable: Sequence[str] = (),
+        schedule: DiscreteSchedule | None = None,
         timesteps: TimestepDraws | None = None,
         sharing: Sharing | None = None,
     ) -> None:
@@ -91,7 +80,9 @@ class PairTask:
             table: errors that a reference gave before, in its place.
             draws: noise, timestep and text of visit n are those of visit n mod `draws`; a table
                 has its own number. None draws anew for ever.
-            held_out: ids of the pairs of the validation grid.
+            held_out: ids of the pairs of the `validation` grid.
+            stable: ids of the trained pairs of the `stable` grid.
+            schedule: of a preset; None for the model's own.
             timesteps: how timesteps are drawn; None for all that have a signal, equally often.
             sharing: the processes that train together; None for one.
 
@@ -102,13 +93,13 @@ class PairTask:
         refuse_text(family, parts)
         self.family, self.parts = family, parts
         self.reader, self.prompter, self.objective = reader, prompter, objective
-        self.seed, self.held_out = seed, tuple(held_out)
+        self.seed = seed
         self.reference, self.table = reference, table
-        self._device, self._sharing = family.device, sharing
-        self._plain_schedule = family.schedule()
-        self.schedule = self._plain_schedule.to(self._device)
-        self.timesteps = timesteps or EvenDraws(informative(self._plain_schedule))
-        refuse_silent_choice(self.timesteps, self._plain_schedule.last_informative)
+        self._device, self.sharing = family.device, sharing
+        self.plain_schedule = schedule or family.schedule()
+        self.schedule = self.plain_schedule.to(self._device)
+        self.timesteps = timesteps or EvenDraws(informative(self.plain_schedule))
+        refuse_silent_choice(self.timesteps, self.plain_schedule.last_informative)
         if isinstance(objective, DPO) and (reference is None) == (table is None):
             got = "neither" if reference is None else "both"
             raise InputError(
@@ -117,7 +108,8 @@ class PairTask:
         self.draws = draws if table is None else table.draws
         self._texts = FrozenTexts(family, keep=prompter.few_texts)
         self._average = MarginAverage.empty(self._device)
-        self._base: Tensor | None = None
+        grids = {"validation": held_out, "stable": stable}
+        self.grids = {name: PairGrid(self, name, ids) for name, ids in grids.items() if ids}
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The trained parts."""
@@ -156,11 +148,11 @@ class PairTask:
 
     def batch(self, visits: Sequence[Visit]) -> PairBatch:
         """Everything that the objective needs for these visits."""
-        sides = [self._read(v.sample_id, v.visit) for v in visits]
+        sides = [self.read(v.sample_id, v.visit) for v in visits]
         draws = [(v.sample_id, v.visit) for v in visits]
         shape = sides[0].winner.shape
         t = self.drawn_timesteps(visits)
-        refuse_silent(t, self._plain_schedule)
+        refuse_silent(t, self.plain_schedule)
         offset = None
         if self.objective.noise_offset:
             offset = self._normals("offset", draws, shape[:1])
@@ -171,7 +163,7 @@ class PairTask:
             loser=torch.stack([s.loser for s in sides]).to(self._device),
             noise=self._normals("noise", draws, shape),
             t=t.to(self._device),
-            cond=self._conditioning([self.prompter.text(v) for v in visits], sides, windows),
+            cond=self.conditioning([self.prompter.text(v) for v in visits], sides, windows),
             label=torch.tensor([s.label for s in sides], device=self._device),
             offset=offset,
             reference_errors=self._looked_up(visits, t),
@@ -193,6 +185,11 @@ class PairTask:
             return torch.tensor(self.objective.beta, device=self._device)
         return self.objective.auto_beta.beta(self._average, self.objective.beta)
 
+    def prepare(self, trained: Mapping[str, Tensor]) -> None:
+        """Told what the optimiser moves, by `part.name`, before a checkpoint is read."""
+        if self.reference is not None:
+            self.reference.prepare(trained)
+
     def after_step(self, terms: Mapping[str, Tensor], *, moved: bool = True) -> None:
         """What follows an optimiser step: the reference and beta do.
 
@@ -208,7 +205,7 @@ class PairTask:
             u = (terms["logit"] / terms["beta"]).abs().float()
             sums = torch.stack([u.sum(), torch.ones_like(u).sum()])
             # All processes have the same sums, and so the same beta, bit for bit.
-            total, count = sums if self._sharing is None else self._sharing.sums(sums)
+            total, count = sums if self.sharing is None else self.sharing.sums(sums)
             self._average = self.objective.auto_beta.updated(self._average, total, count)
 
     def state(self) -> dict[str, Any]:
@@ -220,7 +217,8 @@ class PairTask:
 
     def tensors(self) -> dict[str, Tensor]:
         """Tensors that a resumed run needs; not copies."""
-        found = {} if self._base is None else {"validation.base": self._base}
+        bases = {f"{name}.base": grid.base for name, grid in self.grids.items()}
+        found = {name: base for name, base in bases.items() if base is not None}
         if self.reference is not None:
             found |= {f"reference.{n}": t for n, t in self.reference.tensors().items()}
         return found
@@ -237,8 +235,9 @@ class PairTask:
                 "Go on with the base model that the run began with."
             )
         self._average = MarginAverage.restored(dict(state["average"]), self._device)
-        if "validation.base" in tensors:
-            self._base = tensors["validation.base"].to("cpu", torch.float64, copy=True)
+        for name, grid in self.grids.items():
+            if f"{name}.base" in tensors:
+                grid.base = tensors[f"{name}.base"].to("cpu", torch.float64, copy=True)
         own = {} if self.reference is None else self.reference.tensors()
         with torch.no_grad():
             for name, tensor in own.items():
@@ -246,89 +245,21 @@ class PairTask:
                     raise CorruptFile(f"checkpoint: it lacks the reference's {name}.")
                 tensor.copy_(tensors[f"reference.{name}"])
 
-    @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Figures of the held-out pairs; see `pair_validation.pair_figures`.
+        """Figures of the held-out pairs and of some trained ones; see `pair_grid.PairGrid`."""
+        return {
+            name: value for grid in self.grids.values() for name, value in grid.figures().items()
+        }
 
-        They compare with the reference where it is a model that stays, else with the model as the
-        run began: against a reference that follows, no drift would show.
+    def read(self, pair_id: str, visit: int) -> PairLatents:
+        """Both sides of a visit, checked.
+
+        Raises:
+            InputError: they are no pair.
         """
-        if not self.held_out:
-            return {}
-        points = self._points
-        policy = self._grid(self._policy_errors)
-        if self._base is None:
-            fixed = self.reference is not None and self.reference.stays
-            self._base = self._grid(self._fixed_errors) if fixed else policy.clone()
-        seen = [self._held[p.sample_id] for p in points]
-        labels = torch.tensor([pair.label for pair in seen], dtype=torch.float64)
-        t = torch.tensor([p.timestep for p in points])
-        judged: dict[str, Tensor] = {}
-        # Latents of another size have another unit in the conventions that sum.
-        cells = torch.tensor([pair.cells for pair in seen])
-        for count in cells.unique().tolist():
-            chosen = cells == count
-            values = self.objective.judged(
-                policy[:, chosen], self._base[:, chosen], t[chosen], labels[chosen], count,
-                self._plain_schedule,
-            )  # fmt: skip
-            for name, value in values.items():
-                judged.setdefault(name, torch.empty_like(labels))[chosen] = value
-        return pair_figures(points, policy, self._base, labels, judged)
-
-    def _grid(self, errors_of: Any) -> Tensor:
-        return grid_errors(errors_of, self._points, GRID_PAIRS, self._bucket, self._sharing)
-
-    @cached_property
-    def _points(self) -> tuple[GridPoint, ...]:
-        among = self.timesteps.among
-        places = even_timesteps(min(GRID_TIMESTEPS, len(among)), len(among))
-        return fixed_grid(self.held_out, [among[place] for place in places], self.seed)
-
-    def _policy_errors(self, points: Sequence[GridPoint]) -> Tensor:
-        return self._errors(points, self.family.denoise)
-
-    def _fixed_errors(self, points: Sequence[GridPoint]) -> Tensor:
-        return self._errors(points, self.reference)
-
-    def _errors(self, points: Sequence[GridPoint], denoise: Any) -> Tensor:
-        """Errors [2, b] of points of one bucket, a few at a time."""
-        cells = self._read(points[0].sample_id, FIXED).winner[0].numel()
-        most = max(1, GRID_CELLS // cells)
-        parts = [points[start : start + most] for start in range(0, len(points), most)]
-        return torch.cat([self._errors_of(part, denoise) for part in parts], dim=1)
-
-    def _errors_of(self, points: Sequence[GridPoint], denoise: Any) -> Tensor:
-        sides = [self._read(p.sample_id, FIXED) for p in points]
-        noise = batch_noise([p.draw for p in points], sides[0].winner.shape).to(self._device)
-        texts = [self.prompter.plain(p.sample_id) for p in points]
-        batch = PairBatch(
-            winner=torch.stack([s.winner for s in sides]).to(self._device),
-            loser=torch.stack([s.loser for s in sides]).to(self._device),
-            noise=noise,
-            t=torch.tensor([p.timestep for p in points], device=self._device),
-            cond=self._conditioning(texts, sides, self._grid_windows),
-            label=torch.ones(len(points), device=self._device),
-        )
-        x_t, t, target = noised_pair(batch, self.schedule)
-        return native_errors(denoise(x_t, t, batch.cond), target)
-
-    def _read(self, pair_id: str, visit: int) -> PairLatents:
         sides = self.reader.read(pair_id, visit)
         sides.check(pair_id)
         return sides
-
-    def _bucket(self, pair_id: str) -> Size:
-        return self._held[pair_id].bucket
-
-    @cached_property
-    def _held(self) -> dict[str, _Held]:
-        """What never changes of the held-out pairs, read once."""
-        found = {}
-        for pair_id in self.held_out:
-            sides = self._read(pair_id, FIXED)
-            found[pair_id] = _Held(sides.bucket, sides.label, sides.winner.numel())
-        return found
 
     def _normals(
         self, purpose: str, draws: Sequence[tuple[str, int]], shape: Sequence[int]
@@ -336,7 +267,7 @@ class PairTask:
         drawn = batch_noise([Draw(self.seed, purpose, i, n) for i, n in draws], shape)
         return drawn.to(self._device)
 
-    def _conditioning(
+    def conditioning(
         self, texts: Sequence[str], sides: Sequence[PairLatents], windows: int
     ) -> Conditioning:
         """Of 2B rows: the text of a pair twice, with the sizes of each side's own picture."""
@@ -367,7 +298,3 @@ class PairTask:
     @cached_property
     def _windows(self) -> int:
         return self.family.windows(self.prompter.longest())
-
-    @cached_property
-    def _grid_windows(self) -> int:
-        return self.family.windows([self.prompter.plain(i) for i in self.held_out])

@@ -36,9 +36,15 @@ class Reference(Protocol):
     kind: ReferenceKind
     stays: bool
     """True where it never changes and answers without autocast too, as a validation wants it."""
+    separate: bool
+    """True where it has weights of its own, so that the policy's may be spread over processes."""
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """The prediction [B, C, H, W], without gradients."""
+        ...
+
+    def prepare(self, trained: Mapping[str, Tensor]) -> None:
+        """Told what the optimiser moves, by `part.name`, before a checkpoint is read."""
         ...
 
     def after_step(self) -> None:
@@ -60,6 +66,8 @@ class FrozenReference:
     Make it before training starts and before any checkpoint is read: a reference taken from
     half-trained weights on a resume is a known defect of other trainers.
     """
+
+    separate = True
 
     def __init__(
         self,
@@ -106,6 +114,9 @@ class FrozenReference:
         with here.streamed() if self._offload == "stream" else here.all_here():
             return self._twin.denoise(x_t, t, cond)
 
+    def prepare(self, trained: Mapping[str, Tensor]) -> None:
+        """It follows nothing."""
+
     def after_step(self) -> None:
         """It is frozen."""
 
@@ -123,6 +134,7 @@ class AdaptersOff:
 
     kind: ReferenceKind = "frozen"
     stays = True
+    separate = False
 
     def __init__(self, family: Family) -> None:
         """Use the family's denoiser, whose adapters alone are trained.
@@ -144,6 +156,9 @@ class AdaptersOff:
         with adapters_off(self._network):
             return self._family.denoise(x_t, t, cond)
 
+    def prepare(self, trained: Mapping[str, Tensor]) -> None:
+        """It follows nothing."""
+
     def after_step(self) -> None:
         """The base weights are frozen."""
 
@@ -160,6 +175,44 @@ class AdaptersOff:
         return [(name, p) for name, p in named if ".lora_" not in name]
 
 
+class StartAdapters:
+    """The policy's own network with the adapters that training started from: SPIN's last iterate.
+
+    Where training goes on with adapters, the network without them would be a model of rounds ago.
+    """
+
+    kind: ReferenceKind = "frozen"
+    stays = True
+    separate = False
+
+    def __init__(self, family: Family) -> None:
+        """Remember the adapters of the family's denoiser, which alone are trained."""
+        network = family.parts[family.denoiser]
+        own = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self._start = {n: p.detach().to(torch.float32, copy=True) for n, p in own.items()}
+        self._frozen = [(n, p) for n, p in network.named_parameters() if n not in own]
+        self._twin = with_denoiser(family, Substituted(network, self._start))
+
+    @torch.no_grad()
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        """The prediction with the first adapters."""
+        return self._twin.denoise(x_t, t, cond)
+
+    def prepare(self, trained: Mapping[str, Tensor]) -> None:
+        """It follows nothing."""
+
+    def after_step(self) -> None:
+        """The first adapters stay."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """None: the adapters come from their file again."""
+        return {}
+
+    def fingerprint(self) -> str:
+        """Hash of the base weights and the first adapters."""
+        return hash_weights([*self._frozen, *self._start.items()])
+
+
 class EmaReference:
     """The policy's moving average as its reference: self-reward ("SDXL is a slow learner", fig. 1).
 
@@ -171,6 +224,7 @@ class EmaReference:
 
     kind: ReferenceKind = "ema"
     stays = False
+    separate = False
 
     def __init__(
         self, family: Family, decay: float, sources: Mapping[str, Tensor] | None = None
@@ -195,6 +249,7 @@ class EmaReference:
             raise ValueError("an EMA reference needs weights that learn")
         prefix = f"{family.denoiser}."
         self._sources = {n: p if sources is None else sources[prefix + n] for n, p in own.items()}
+        self._prefix = prefix
         self._average = {
             n: source.detach().to(torch.float32, copy=True) for n, source in self._sources.items()
         }
@@ -205,6 +260,10 @@ class EmaReference:
     def __call__(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """The prediction with the average."""
         return self._twin.denoise(x_t, t, cond)
+
+    def prepare(self, trained: Mapping[str, Tensor]) -> None:
+        """Follow these from now on: the float32 weights, where the network holds rounded ones."""
+        self._sources = {name: trained[self._prefix + name] for name in self._average}
 
     def after_step(self) -> None:
         """Follow the policy by one step."""

@@ -5,15 +5,90 @@ K draws of a pair are used more than once: several epochs, or several runs with 
 beta, learning rate or link.
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 from tastemaker.models.family import Family
 from tastemaker.records.run import Visit
 from tastemaker.store.hashing import hash_json
-from tastemaker.store.reference_tables import ReferenceErrors
+from tastemaker.store.reference_tables import (
+    ReferenceErrors,
+    ReferenceTable,
+    table_key,
+    write_reference_table,
+)
+from tastemaker.training.group import Alone, Group
 from tastemaker.training.order import Key
 from tastemaker.training.preference import PairTask
 from tastemaker.training.reference import hash_weights
+
+CHUNK_PAIRS = 256
+"""Pairs of a part of a table; a killed run loses at most one part of each process (ours)."""
+
+
+def made_table(
+    folder: Path,
+    task: PairTask,
+    ids_by_bucket: Mapping[Key, Sequence[str]],
+    made_with: Mapping[str, str | int | float | bool],
+    batch: int,
+    *,
+    passes: Callable[[], AbstractContextManager[object]] = nullcontext,
+    group: Group | None = None,
+    on_pairs: Callable[[int], None] = lambda count: None,
+) -> Path:
+    """The table of these errors in `folder`, by its key; made where it is not there yet.
+
+    It is made in parts, which a run that was stopped goes on from; several processes share them.
+
+    Args:
+        folder: of tables.
+        task: as for `reference_errors`.
+        ids_by_bucket: pair ids by the size of their latents.
+        made_with: by `table_facts`.
+        batch: pairs in one pass.
+        passes: around every pass, as in training.
+        group: the processes that make it together; each calls this, the first writes the table.
+        on_pairs: told how many draws of pairs are done, those of an earlier attempt included.
+
+    Raises:
+        ValueError: as `reference_errors`.
+        StorageError: the disk is full.
+    """
+    group, draws = group or Alone(), int(made_with["draws"])
+    table = folder / f"{table_key(made_with)}.parquet"
+    parts = table.with_suffix(".parts")
+    # What the first sees counts: it may write the table while another looks.
+    if group.texts("there" if table.is_file() else "")[0]:
+        on_pairs(draws * sum(map(len, ids_by_bucket.values())))
+        return table
+    chunks = [
+        (key, ids[start : start + CHUNK_PAIRS])
+        for key, ids in sorted(ids_by_bucket.items(), key=lambda one: str(one[0]))
+        for start in range(0, len(ids), CHUNK_PAIRS)
+    ]
+    files = [parts / f"{number:05d}.parquet" for number in range(len(chunks))]
+    for number, (key, ids) in enumerate(chunks):
+        if number % group.world != group.rank:
+            continue
+        if files[number].is_file():
+            on_pairs(draws * len(ids))
+            continue
+        with passes():
+            rows = list(reference_errors(task, {key: ids}, draws, batch, on_pairs))
+        write_reference_table(files[number], rows, made_with)
+    group.barrier()
+    if group.first:
+        found: list[ReferenceErrors] = []
+        for file, (_, ids) in zip(files, chunks, strict=True):
+            part = ReferenceTable(file, made_with)
+            found += [part.of(pair, draw) for pair in ids for draw in range(draws)]
+        write_reference_table(table, found, made_with)
+        shutil.rmtree(parts, ignore_errors=True)
+    group.barrier()
+    return table
 
 
 def reference_errors(

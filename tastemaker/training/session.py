@@ -1,5 +1,6 @@
 """One training run in one folder: resume, log, validate, save, until the images are used up."""
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -14,7 +15,13 @@ from torch import nn
 from tastemaker.errors import InputError, Stalled
 from tastemaker.records.run import Visit
 from tastemaker.store.checkpoints import CheckpointStore
-from tastemaker.store.retention import VALIDATION, WeightsKept, saved_figures
+from tastemaker.store.retention import (
+    VALIDATION,
+    WeightsKept,
+    read_best,
+    saved_figures,
+    weight_folders,
+)
 from tastemaker.store.trainlog import TrainLog
 from tastemaker.store.wandb_log import WandbConfig
 from tastemaker.training.average import Average
@@ -26,9 +33,9 @@ from tastemaker.training.order import DataOrder, Key, Order, rank_slice
 from tastemaker.training.precision import Precision, open_precision
 from tastemaker.training.recompute import recompute_activations
 from tastemaker.training.settings import TrainingSettings
-from tastemaker.training.state import Snapshot, capture, restore
+from tastemaker.training.state import GROUPS, TASK, Snapshot, capture, put_weights, restore
 from tastemaker.training.tally import Tally
-from tastemaker.training.task import Task
+from tastemaker.training.task import Stateful, Task, Unchanging, Unwatched, Watch
 
 
 @dataclass(frozen=True)
@@ -39,11 +46,16 @@ class Outcome:
         images: images seen, repeats counted.
         steps: optimiser steps.
         figures: the last validation figures.
+        ended: why it ended before its time; empty where it did not.
+        kept_step: of the checkpoint whose weights are the result, where it ended so; None: the
+            last ones are.
     """
 
     images: int
     steps: int
     figures: Mapping[str, float]
+    ended: str = ""
+    kept_step: int | None = None
 
 
 def fit(
@@ -55,6 +67,7 @@ def fit(
     complete: Callable[[Sequence[Visit]], Sequence[Visit]] = tuple,
     expect: Callable[[Sequence[Visit]], None] = lambda visits: None,
     group: Group | None = None,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Train `task` to the end, from the newest checkpoint in `folder` if there is one.
 
@@ -72,6 +85,8 @@ def fit(
         expect: told before every step what it and the next ones visit, such as `ReadAhead.expect`.
         group: the processes that train together, each of which calls this; the first alone writes.
             By default one.
+        watch: looks at every validation and may end the run; the result is the best checkpoint
+            then, where one is known.
 
     Raises:
         Diverged: the loss is not a number.
@@ -90,6 +105,8 @@ def fit(
     optimizer = build_optimizer(modules, settings.optimizer, precision.trained)
     average = _average_of(modules, settings, precision)
     tally = Tally(group, precision)
+    own, watch = task if isinstance(task, Stateful) else Unchanging(), watch or Unwatched()
+    own.prepare(precision.trained)
     place = folder / "checkpoints"
     weights = WeightsKept(place, settings.keep_weights_every_images, best=settings.keep_best)
     checkpoints = CheckpointStore(place, settings.keep_checkpoints, weights)
@@ -99,12 +116,15 @@ def fit(
         position, small = restore(stored, modules, optimizer, average, group)
         precision.restore(small["precision"])
         tally.restore(small["tally"])
+        own.restore(small["task"], found.tensors.get(TASK, {}))
+        watch.restore(small["watch"])
     on_images(position.images)
     order = _order_of(data, settings)
 
     def save(at: Progress, compared: Mapping[str, Any] = MappingProxyType({})) -> None:
         small = {"precision": precision.state(), "tally": tally.state()}
-        snapshot = capture(modules, optimizer, average, at, small, group)
+        small |= {"task": dict(own.state()), "watch": dict(watch.state())}
+        snapshot = capture(modules, optimizer, average, at, small, group, own.tensors())
         checkpoints.save(at.steps, snapshot.tensors, {**snapshot.state, **compared}, group)
 
     figures: Mapping[str, float] = {}
@@ -112,6 +132,7 @@ def fit(
         log.show_again(on_images)
         if position.images == 0:
             figures = _validate(task, average, precision, group)
+            watch.look(figures)
             log.scalars(0, figures)
             on_images(0, **_shown(figures))
         steps = train(
@@ -127,7 +148,8 @@ def fit(
             progress=position,
             group=group,
         )
-        for step in _kept_if_stalled(steps, save, position):
+        for step in _kept_if_stalled(_until_ended(steps, watch), save, position):
+            own.after_step(step.terms, moved=not step.skipped)
             last = step.images >= settings.images_total
             tally.add(step)
             if last or _due(step, settings.log_every_images):
@@ -136,20 +158,44 @@ def fit(
                 on_images(len(step.ids), **logged)
             else:
                 on_images(len(step.ids))
-            if validated := last or _due(step, settings.validate_every_images):
+            compared: Mapping[str, Any] = {}
+            if last or _due(step, settings.validate_every_images):
                 figures = _validate(task, average, precision, group)
+                compared = _compared(figures) if watch.look(figures) else {}
                 log.scalars(step.images, figures)
                 on_images(0, **_shown(figures))
             if last or _due(step, settings.save_every_images):
-                save(step.progress, _compared(figures) if validated else {})
+                save(step.progress, compared)
                 log.show_saved(on_images, place, step.steps)
             position = step.progress
+    kept = _best_step(place, group) if watch.ended else None
+    if kept is not None:
+        best = CheckpointStore(weight_folders(place)[kept].parent)
+        put_weights(best.load(kept, GROUPS, group).tensors, modules, optimizer, average)
+        figures = {}
+    _finish(precision, average)
+    figures = figures or _validate(task, None, precision, group)
+    group.unshard(modules)
+    return Outcome(position.images, position.steps, figures, watch.ended, kept)
+
+
+def _finish(precision: Precision, average: Average | None) -> None:
+    """Leave in the networks what is the result."""
     precision.finish()
     if average is not None:
         average.adopt()
-    figures = figures or _validate(task, None, precision, group)
-    group.unshard(modules)
-    return Outcome(position.images, position.steps, figures)
+
+
+def _until_ended(steps: Iterator[Step], watch: Watch) -> Iterator[Step]:
+    """The steps until the watch has seen enough, which may be before the first."""
+    while not watch.ended and (step := next(steps, None)) is not None:
+        yield step
+
+
+def _best_step(place: Path, group: Group) -> int | None:
+    """The best checkpoint, as the first process sees it; None where none is known."""
+    best = json.loads(group.texts(json.dumps(read_best(place)))[0])
+    return None if best is None else int(best["step"])
 
 
 def _average_of(

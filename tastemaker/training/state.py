@@ -16,6 +16,11 @@ from tastemaker.training.optimizer_state import load_optimizer_tensors, optimize
 from tastemaker.training.shards import rows_of
 
 _WEIGHTS, _OPTIMIZER, _AVERAGE, _RANDOM = "weights", "optimizer", "average", "random"
+GROUPS = (_WEIGHTS, _AVERAGE)
+"""The groups of tensors that a model is made of."""
+
+TASK = "task"
+"""The group of tensors of the task itself."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ def capture(
     progress: Progress,
     small: Mapping[str, Any] | None = None,
     group: Group | None = None,
+    own: Mapping[str, Tensor] | None = None,
 ) -> Snapshot:
     """The state after a step: trained weights, buffers, moments, average, counts, generators.
 
@@ -53,6 +59,7 @@ def capture(
         small: JSON values of the objective, the precision and the tally, by whose they are.
         group: the processes that train together; each gets what only it has. Whole tensors are in
             the first one's, rows of a sharded weight in those that have them, under one name.
+        own: tensors of the task, the same in every process.
 
     Raises:
         Diverged: a weight is not finite; such a state must never replace a good checkpoint.
@@ -69,6 +76,8 @@ def capture(
     }
     if average is not None:
         tensors[_AVERAGE] = dict(average.tensors)
+    if own:
+        tensors[TASK] = dict(own)
     if not group.first:
         tensors = {name: _rows_only(named, optimizer) for name, named in tensors.items()}
     tensors[_RANDOM] = {_generator("cpu", group): torch.get_rng_state()}
@@ -116,6 +125,19 @@ def restore(
         torch.cuda.set_rng_state(random[name])
     progress = Progress(snapshot.state["images"], snapshot.state["steps"])
     return progress, dict(snapshot.state["small"])
+
+
+def put_weights(
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    average: Average | None,
+) -> None:
+    """Go back to the weights of a checkpoint, or to their average, and to nothing else of it."""
+    weights = _own_rows({**tensors.get(_AVERAGE, {}), **tensors.get(_WEIGHTS, {})}, optimizer)
+    _copy(weights, _weights(modules, optimizer))
+    if average is not None:
+        _copy(_own_rows(tensors[_AVERAGE], optimizer), average.tensors)
 
 
 def _weights(
