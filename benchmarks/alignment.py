@@ -1,9 +1,9 @@
-"""Do DPO, self-reward, SPIN and Turbo's DPO teach the small model a taste, and more than fine-tuning?
+"""Do DPO, self-reward, SPIN and Turbo's DPO teach the small model a taste, beside fine-tuning?
 
-Runs the recipes `tiny/dpo`, `tiny/selfreward`, `tiny/spin` and `tiny/turbo_dpo` with several seeds. A
-seed changes the training prompts' pictures, so the pairs, the order and the noise of training,
-and the noise of the pictures that are compared. Each recipe compares on prompts that no pair
-has, every prompt with the same noise for all models:
+Runs the recipes `tiny/dpo`, `tiny/selfreward`, `tiny/spin` and `tiny/turbo_dpo` with several seeds.
+A seed changes the pictures of the training prompts, and so the pairs, the order and the noise of
+training, and the noise of the pictures that are compared. Each recipe compares on prompts that no
+pair has, each with the same noise for all models:
 
     win rate     share of prompts whose pictures are further on the wanted side of the style judge
                  than the other model's, ties half, with Wilson's interval
