@@ -67,6 +67,8 @@ recipes: $(VENV)/.dev  ## run the tiny recipes and the twins end to end; long tr
 	$(BIN)/tastemaker run tiny/demo images=64 before.steps=2 after.steps=2 -o runs/tiny/demo
 	$(BIN)/tastemaker run sdxl_lora_style pictures=demo:openmoji model=tiny-sdxl size=64 images=32 \
 		before.steps=2 after.steps=2 -o runs/tiny/sdxl_lora_style
+	$(BIN)/tastemaker run tiny/generate -o runs/tiny/generate
+	$(BIN)/tastemaker run tiny/evaluate -o runs/tiny/evaluate
 	TASTEMAKER_SLOW=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_recipe_twins.py \
 		tests/test_alignment_recipes.py
 

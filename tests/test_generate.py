@@ -6,12 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tastemaker.engine.drawing import Job
+from tastemaker.engine.picture_jobs import Job
 from tastemaker.errors import InputError
 from tastemaker.models.adapters import add_lora, save_lora
 from tastemaker.models.family import load_family
 from tastemaker.models.sampling import (
     Sampling,
+    draw,
     latent_shape,
     make_sampler,
     sample_latents,
@@ -138,13 +139,13 @@ def test_a_second_run_makes_nothing_and_a_lost_file_is_made_again(
     _run(folder, prompts, tmp_path)
     before = {name: pixels.tobytes() for name, pixels in _pixels(tmp_path).items()}
     drawn: list[list[str]] = []
-    real = sample_pictures
+    real = draw
 
-    def counting(family, texts, *rest):
+    def counting(family, texts, *rest, **options):
         drawn.append(list(texts))
-        return real(family, texts, *rest)
+        return real(family, texts, *rest, **options)
 
-    monkeypatch.setattr("tastemaker.models.sampling.sample_pictures", counting)
+    monkeypatch.setattr("tastemaker.models.sampling.draw", counting)
     manifest = _run(folder, prompts, tmp_path)
     assert (drawn, manifest.counts["kept from before"]) == ([], 6)
     (tmp_path / "samples" / "apple_01.png").unlink()
@@ -171,17 +172,18 @@ def test_pictures_of_other_settings_are_not_kept(
 def test_out_of_memory_halves_the_batch(
     folder: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, sizes = sample_pictures, []
+    real, sizes = draw, []
 
-    def small(family, texts, *rest):
+    def small(family, texts, *rest, **options):
         sizes.append(len(texts))
         if len(texts) > 1:
             raise torch.OutOfMemoryError("too much")
-        return real(family, texts, *rest)
+        return real(family, texts, *rest, **options)
 
-    monkeypatch.setattr("tastemaker.models.sampling.sample_pictures", small)
+    monkeypatch.setattr("tastemaker.models.sampling.draw", small)
     assert _run(folder, prompts, tmp_path).counts["pictures"] == 6
-    assert sizes[:3] == [4, 2, 1]
+    # What did not fit once is not tried again.
+    assert sizes == [4, 2, 1, 1, 1, 1, 1, 1]
 
 
 def test_negative_prompt_is_the_empty_text_and_not_zeros(folder: Path) -> None:
@@ -258,3 +260,10 @@ def test_captions_of_the_sheet_are_wrapped_and_have_accents() -> None:
     assert font.getlength(cut) <= 144
     missing = bytes(font.getmask("\ufffe"))
     assert bytes(font.getmask("é")) != missing
+
+
+def test_the_default_sampler_is_written_down(folder: Path, prompts: Path, tmp_path: Path) -> None:
+    """DPM++ has a setting of minus infinity, which is no JSON."""
+    _run(folder, prompts, tmp_path, sampler=None, samples_per_prompt=1)
+    told = json.loads((tmp_path / "samples" / "run.json").read_text())
+    assert told["scheduler"]["lambda_min_clipped"] == "-inf"

@@ -1,7 +1,7 @@
 """A base model begins the pictures, and a refiner ends them."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def noise(count: int = 2) -> torch.Tensor:
     return torch.randn(count, 4, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "dpmpp_2m_karras", "euler"])
+@pytest.mark.parametrize("name", get_args(SamplerName))
 @pytest.mark.parametrize("start", [0.3, 0.8])
 def test_a_model_that_refines_itself_draws_the_same_picture(given, name: SamplerName, start):
     """Bit for bit, also with samplers that remember the step before."""

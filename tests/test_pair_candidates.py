@@ -10,9 +10,10 @@ from tastemaker.curation.buckets import SDXL_BUCKETS, assign, kept_area
 from tastemaker.curation.pair_buckets import assign_pairs
 from tastemaker.curation.played_pairs import OwnPicture, RealPicture, played_comparisons
 from tastemaker.curation.scored_pairs import ScoredPicture, scored_comparisons
-from tastemaker.curation.voted_pairs import Shown, vote_outcome, voted_comparisons
+from tastemaker.curation.voted_pairs import Shown, voted_comparisons
 from tastemaker.records.size import Size
 from tastemaker.records.vote import Vote
+from tastemaker.stats.votes import majority
 
 
 def scored(name: str, value, prompt="cat", model="m", problem="") -> ScoredPicture:
@@ -105,7 +106,7 @@ def vote(choice="a", a="x", b="y", number=[0], **more) -> tuple[str, Vote]:  # n
 
 def asked(votes, texts=None, shown=lambda p, s: Shown(s * 64, "m", "own text"), **more):
     rules = {"question": "general", "both_bad": "drop", "least_votes": 1, "source": "s", **more}
-    return list(voted_comparisons(votes, shown, {} if texts is None else texts, **rules))
+    return list(voted_comparisons(votes, shown, {} if texts is None else texts, majority, **rules))
 
 
 def test_the_majority_wins_whichever_way_round_it_was_asked() -> None:
@@ -115,10 +116,6 @@ def test_the_majority_wins_whichever_way_round_it_was_asked() -> None:
     assert dict(one.facts) == {"votes": "3"}
     (tie,) = asked([vote("a"), vote("b")])
     assert (tie.label, tie.margin, tie.prompt) == (0.5, 0.0, "own text")
-    assert vote_outcome(["a", "tie", "both_bad"]) == "tie"
-    assert vote_outcome(["both_bad", "both_bad", "a"]) == "both_bad"
-    with pytest.raises(ValueError, match="at least one vote"):
-        vote_outcome([])
 
 
 def test_votes_that_do_not_count_are_told() -> None:

@@ -1,209 +1,196 @@
-"""Comparisons to pairs: ties, margins, repeats, models, the split; every drop has a reason."""
+"""Which pairs are shown: connected first, then those that teach, in the shares asked for."""
 
-import random
 from collections import Counter
-from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import ValidationError
+from scipy.stats import spearmanr
 
-from tastemaker.curation.pair_choice import (
-    PairRules,
-    choose_pairs,
-    margin_quantiles,
-    plain_prompt,
-    split_prompts,
-)
-from tastemaker.records.pair import Comparison
-
-A, B, C = "a" * 64, "b" * 64, "c" * 64
+from tastemaker.engine.ballot import next_pairs, progress
+from tastemaker.engine.rating_ballot import Rating
+from tastemaker.stats.bradley_terry import Comparison, bradley_terry
+from tastemaker.stats.pairing import Pair, active_pairs, first_pass, random_pairs, utilities
+from tastemaker.store.people import People
 
 
-def said(prompt="cat", first=A, second=B, label=1.0, key="k", **more) -> Comparison:
-    return Comparison(key, prompt, first, second, label, "test", **more)
+@pytest.mark.parametrize("items", [2, 3, 10, 101])
+def test_the_first_pass_shows_every_picture_once_and_then_connects_all(items: int) -> None:
+    pairs = first_pass(items, np.random.default_rng(0))
+    seen = Counter(item for pair in pairs[: items // 2] for item in pair)
+    assert set(seen.values()) == {1}
+    assert len(seen) == items - items % 2
+    fitted = bradley_terry([Comparison(a, b, 1.0) for a, b in pairs])
+    assert len(fitted.items) == items
+    assert fitted.group.max() == 0
+    assert len({frozenset(pair) for pair in pairs}) == items - 1
 
 
-def reasons(choice) -> dict[str, int]:
-    return dict(Counter(one.reason for one in choice.dropped))
+def test_active_pairs_are_new_neighbours() -> None:
+    utility, error = np.arange(40.0), np.full(40, 0.1)
+    compared = [(n, n + 1) for n in range(39)]
+    pairs = active_pairs(utility, error, compared, np.random.default_rng(1))
+    assert len(pairs) == 20
+    assert len({item for pair in pairs for item in pair}) == 40
+    assert all(2 <= abs(a - b) <= 6 for a, b in pairs)
+    # What is not known is compared far and wide.
+    wide = active_pairs(utility, np.full(40, 30.0), compared, np.random.default_rng(1))
+    assert np.mean([abs(a - b) for a, b in wide]) > 6
 
 
-def test_the_preferred_one_wins_whichever_side_it_was_on() -> None:
-    for one in (said(), said(first=B, second=A, label=0.0)):
-        (pair,) = choose_pairs([one], PairRules(held_out=0)).pairs
-        assert (pair.winner, pair.loser, pair.label, pair.prompt) == (A, B, 1.0, "cat")
+def test_pairs_cross_groups_when_asked() -> None:
+    clusters = np.repeat([0, 1], 20)
+    # One group is better as a whole: neighbours are of one group but at the border.
+    utility = np.concatenate([np.linspace(0, 1, 20), np.linspace(1.05, 2.05, 20)])
+
+    def crossing(across: float) -> float:
+        found = []
+        for seed in range(20):
+            random = np.random.default_rng(seed)
+            pairs = active_pairs(utility, np.full(40, 0.15), [], random, clusters, across)
+            found += [clusters[a] != clusters[b] for a, b in pairs]
+        return float(np.mean(found))
+
+    assert crossing(0.0) < 0.15
+    assert crossing(0.8) > 0.25
 
 
-def test_turning_a_preference_round_exchanges_sides_and_keeps_the_id() -> None:
-    (pair,) = choose_pairs([said(models=("x", "y"))], PairRules()).pairs
-    (turned,) = choose_pairs([said(label=0.0, models=("x", "y"))], PairRules()).pairs
-    assert turned.id == pair.id
-    assert (turned.winner, turned.loser) == (pair.loser, pair.winner)
-    assert (turned.fact("winner_model"), turned.fact("loser_model")) == ("y", "x")
-    # Another prompt, or another picture, is another pair.
-    others = [said(prompt="dog"), said(second=C)]
-    assert len({pair.id, *(choose_pairs([o], PairRules()).pairs[0].id for o in others)}) == 3
+def test_random_pairs_are_new_and_end() -> None:
+    random = np.random.default_rng(0)
+    assert random_pairs(3, [(0, 1), (2, 1)], 5, random) == [(0, 2)] or random_pairs(
+        3, [(0, 1), (2, 1)], 5, random
+    ) == [(2, 0)]
+    assert random_pairs(1, [], 5, random) == []
+    drawn = random_pairs(50, [], 400, random)
+    assert len({frozenset(p) for p in drawn}) == 400
+    assert set(Counter(i for p in drawn for i in p)) == set(range(50))
 
 
-def test_ties_are_dropped_or_halved_and_never_preferred() -> None:
-    tie = said(label=0.5)
-    dropped = choose_pairs([tie], PairRules())
-    assert (dropped.pairs, reasons(dropped)) == ((), {"tie": 1})
-    (pair,) = choose_pairs([tie], PairRules(ties="half", least_margin=3.0)).pairs
-    assert pair.label == 0.5
-    mirrored = said(first=B, second=A, label=0.5)
-    assert choose_pairs([mirrored], PairRules(ties="half")).pairs[0] == replace(pair)
+def test_unrated_items_have_the_priors_error() -> None:
+    utility, error = utilities([Comparison("a", "b", 1.0), Comparison("a", "c", 0.5)], "abcd")
+    assert utility[0] > 0 > utility[1]
+    assert utility[2:].tolist() == [0, 0]
+    assert error[2:] == pytest.approx(0.3**-0.5)
+    assert (error[:2] < error[2]).all()
 
 
-@pytest.mark.parametrize(
-    ("one", "reason"),
-    [
-        (said(second=A), "a picture with itself"),
-        (said(second=""), "a picture that is not usable"),
-        (said(prompt="  "), "no prompt"),
-        (said(label=None), "no answer"),
-        (said(label=0.7), "a label that is none"),
-        (said(label=float("nan")), "a label that is none"),
-        (said(margin=float("nan")), "a margin that is none"),
-        (said(margin=float("inf")), "a margin that is none"),
-        (said(margin=-1.0), "a margin that is none"),
-        (said(problem="no such file: x.png"), "no such file"),
-        (said(prompt="The  CAT of tests"), "prompt of the evaluation"),
-    ],
-)
-def test_what_is_no_comparison_has_its_reason(one: Comparison, reason: str) -> None:
-    choice = choose_pairs([one], PairRules(ties="half"), ["the cat of Tests"])
-    assert choice.pairs == ()
-    assert [(d.reason, d.key, d.source) for d in choice.dropped] == [(reason, "k", "test")]
-
-
-def test_margins() -> None:
-    every = [said(prompt=f"p{n}", margin=n / 10, key=str(n)) for n in range(11)]
-    choice = choose_pairs([*every, said(prompt="q")], PairRules(least_margin=0.5))
-    assert reasons(choice) == {"margin too small": 5, "margin unknown": 1}
-    assert choice.margins["all"]["count"] == 11
-    assert choice.margins["all"]["p50"] == pytest.approx(0.5)
-    assert (choice.margins["kept"]["min"], choice.margins["kept"]["max"]) == (0.5, 1.0)
-    assert {d.limit for d in choice.dropped} == {"0.5"}
-    assert margin_quantiles([3.0])["p05"] == 3.0
-
-
-def test_models() -> None:
-    rules = {"same_model": True, "model_contains": "dream"}
-    every = [
-        said(prompt="1", models=("dreamlike", "dreamlike")),
-        said(prompt="2", models=("dreamlike", "dreamy")),
-        said(prompt="3", models=("sdxl", "sdxl")),
-        said(prompt="4", models=("dreamlike", "")),
+def simulated(
+    tmp_path: Path, votes: int, seed: int, pictures: int = 60, **options
+) -> tuple[Rating, People, float]:
+    """Rate pictures of known utility through the whole door; Spearman of what is found."""
+    utility = np.random.default_rng(seed).normal(0, 1.5, pictures)
+    truth = {f"p{n:03d}": u for n, u in enumerate(utility)}
+    ballot = Rating({id_: Path(id_) for id_ in truth}, seed=seed, **options)
+    people = People(tmp_path / f"{seed}.sqlite")
+    random = np.random.default_rng([seed, 1])
+    known: list[str] = []
+    for number in range(votes):
+        (shown,) = next_pairs(people, ballot, "r", 1, now=float(number), known=known)
+        chance = 1 / (1 + np.exp(truth[shown.b] - truth[shown.a]))
+        choice = "a" if random.random() < chance else "b"
+        people.answer(shown.vote_id, "r", choice, now=float(number))
+    rows = [
+        Comparison(v.vote.a, v.vote.b, float(v.vote.choice == "a"))
+        for v in people.votes()
+        if v.vote.reason != "gold"
     ]
-    both = choose_pairs(every, PairRules(**rules))
-    assert [pair.prompt for pair in both.pairs] == ["1"]
-    assert reasons(both) == {"two models": 1, "other models": 1, "model unknown": 1}
-    either = choose_pairs(every, PairRules(model_contains="dream"))
-    assert {pair.prompt for pair in either.pairs} == {"1", "2"}
+    fitted = bradley_terry(rows)
+    found = spearmanr(fitted.utility, [truth[str(i)] for i in fitted.items])
+    return ballot, people, float(found.statistic)
 
 
-def test_where_asks_for_facts_and_keeps_those_that_are_named() -> None:
-    every = [said(prompt=s, facts=(("split", s), ("url", "u"))) for s in ("train", "test")]
-    choice = choose_pairs([*every, said(prompt="none")], PairRules(where={"split": "train"}))
-    assert [pair.facts for pair in choice.pairs] == [(("split", "train"),)]
-    assert reasons(choice) == {"not where split": 2}
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is not what is tested here."""
+    import sqlite3
+
+    from tastemaker.store import people_tables
+
+    real = people_tables._set_up
+
+    def set_up(db: sqlite3.Connection, path: Path) -> None:
+        real(db, path)
+        db.execute("PRAGMA synchronous = OFF")
+
+    monkeypatch.setattr(people_tables, "_set_up", set_up)
 
 
-def test_repeats_are_merged_by_their_mean_or_kept() -> None:
-    three = [said(key="1"), said(first=B, second=A, label=0.0, key="2"), said(label=0.0, key="3")]
-    merged = choose_pairs(three, PairRules(held_out=0))
-    assert [(p.winner, p.label) for p in merged.pairs] == [(A, 1.0)]
-    assert reasons(merged) == {"merged with the same comparison": 2}
-    assert merged.contradicted == 1
-    kept = choose_pairs(three, PairRules(repeats="keep"))
-    assert Counter(p.winner for p in kept.pairs) == {A: 2, B: 1}
-    assert len({p.id for p in kept.pairs}) == 3
-    # As many for one as for the other: nobody has won.
-    even = [said(), said(label=0.0, key="2")]
-    assert reasons(choose_pairs(even, PairRules()))["tie"] == 1
-    (pair,) = choose_pairs(even, PairRules(ties="half")).pairs
-    assert (pair.label, pair.margin) == (0.5, 0.0)
-    # Margins count with their direction.
-    with_margins = [said(margin=3.0), said(margin=2.0, key="2"), said(margin=2.0, label=0.0)]
-    assert choose_pairs(with_margins, PairRules()).pairs[0].margin == pytest.approx(1.0)
+def order_found(seed: int, active: bool, items: int = 150, each: int = 20) -> float:
+    """Spearman of what is found of a known order after `each` comparisons of every item."""
+    random = np.random.default_rng(seed)
+    truth = random.normal(0, 1.5, items)
+    rows: list[Comparison] = []
+    compared: list[Pair] = []
+    queue: list[Pair] = []
+    while len(rows) < items * each // 2:
+        if not rows:
+            queue = first_pass(items, random)
+        elif active:
+            queue = active_pairs(*utilities(rows, range(items)), compared, random)
+        else:
+            queue = random_pairs(items, compared, items // 2, random)
+        for a, b in queue:
+            chance = 0.025 + 0.95 / (1 + np.exp(truth[b] - truth[a]))
+            rows.append(Comparison(a, b, float(random.random() < chance)))
+            compared.append((a, b))
+    utility, _ = utilities(rows, range(items))
+    return float(spearmanr(utility, truth).statistic)
 
 
-def test_caps_are_by_hash_and_count_what_goes() -> None:
-    every = [said(second=f"{n:064x}", prompt=p) for n in range(1, 7) for p in ("x", "y")]
-    choice = choose_pairs(every, PairRules(most_per_prompt=2))
-    assert Counter(pair.prompt for pair in choice.pairs) == {"x": 2, "y": 2}
-    assert reasons(choice) == {"enough of its prompt": 8}
-    limited = choose_pairs(every, PairRules(limit=5))
-    assert len(limited.pairs) == 5
-    assert reasons(limited) == {"enough pairs": 7}
-    more = choose_pairs(every, PairRules(limit=6))
-    assert {p.id for p in limited.pairs} < {p.id for p in more.pairs}
+def test_active_choice_orders_pictures_better_than_chance() -> None:
+    """Each seed is its own control: both see the same truth and the same first pass."""
+    active, blind = ([order_found(seed, how) for seed in range(2)] for how in (True, False))
+    assert np.mean(active) > 0.9
+    assert np.mean(active) > np.mean(blind)
 
 
-def test_the_split_is_by_prompt_and_by_nothing_else() -> None:
-    prompts = [f"prompt {n}" for n in range(4000)]
-    sides = split_prompts(prompts, 0.1)
-    share = sum(side == "heldout" for side in sides.values()) / len(sides)
-    # 4 standard errors of a share of 0.1 among 4000.
-    assert abs(share - 0.1) < 4 * (0.1 * 0.9 / 4000) ** 0.5
-    assert all(split_prompts([p, "x", "y"], 0.1)[p] == sides[p] for p in prompts[:2])
-    larger = split_prompts(prompts, 0.2)
-    assert {p for p in prompts if sides[p] == "heldout"} < {
-        p for p in prompts if larger[p] == "heldout"
-    }
-    assert (
-        split_prompts(["A  cat", "a cat "], 0.5)["A  cat"] == split_prompts(["a CAT"], 0.5)["a CAT"]
-    )
-    assert plain_prompt(" A  Cat\n") == "a cat"
-    # Of a few prompts one is held out, one is not, and one prompt alone is trained on.
-    assert sorted(split_prompts(["x", "y"], 0.01).values()) == ["heldout", "train"]
-    assert sorted(split_prompts(["x", "y"], 0.99).values()) == ["heldout", "train"]
-    assert set(split_prompts(prompts, 0.0).values()) == {"train"}
-    every = [said(prompt=p, second=f"{n:064x}") for p in prompts[:50] for n in range(1, 4)]
-    pairs = choose_pairs(every, PairRules(held_out=0.3)).pairs
-    by_prompt: dict[str, set[str]] = {}
-    for pair in pairs:
-        by_prompt.setdefault(pair.prompt, set()).add(pair.split)
-    assert {len(sides) for sides in by_prompt.values()} == {1}
-    assert {side for sides in by_prompt.values() for side in sides} == {"train", "heldout"}
+def test_a_rating_by_the_whole_door_finds_the_order(tmp_path: Path, quick: None) -> None:
+    _, people, found = simulated(tmp_path, 480, 0)
+    people.close()
+    assert found > 0.85
 
 
-_SOME = st.builds(
-    said,
-    prompt=st.sampled_from(["cat", "dog", " "]),
-    first=st.sampled_from([A, B, C, ""]),
-    second=st.sampled_from([A, B, C]),
-    label=st.sampled_from([0.0, 0.5, 1.0, None]),
-    margin=st.sampled_from([None, 0.0, 1.0, 2.0]),
-    key=st.sampled_from("xyz"),
-    models=st.sampled_from([("m", "m"), ("m", "n"), ("", "m")]),
-)
-_RULES = st.builds(
-    PairRules,
-    ties=st.sampled_from(["drop", "half"]),
-    least_margin=st.sampled_from([0.0, 1.5]),
-    same_model=st.booleans(),
-    repeats=st.sampled_from(["merge", "keep"]),
-    limit=st.sampled_from([None, 1]),
-)
+def test_reasons_have_their_shares_and_sides_are_balanced(tmp_path: Path, quick: None) -> None:
+    gold = [(f"p{n:03d}", f"p{n + 1:03d}") for n in range(0, 100, 2)]
+    _, people, _ = simulated(tmp_path, 700, 0, 120, gold=gold)
+    votes = [stored.vote for stored in people.votes()]
+    reasons = Counter(vote.reason for vote in votes)
+    assert 0.02 < reasons["repeat"] / 700 < 0.08
+    assert 0.02 < reasons["gold"] / 700 < 0.08
+    # The first pass is blind as well.
+    later = [vote.reason for vote in votes[140:] if vote.reason in ("random", "active")]
+    assert 0.07 < later.count("random") / len(later) < 0.2
+    fair = [vote.left for vote in votes if vote.reason in ("random", "active")]
+    assert abs(fair.count("a") - fair.count("b")) <= 1
+    shown = {one.vote_id: one for one in people.shown("rating")}
+    for again in (one for one in shown.values() if one.reason == "repeat"):
+        first = shown[str(again.repeat_of)]
+        assert {again.a, again.b} == {first.a, first.b}
+        assert again.sides == first.sides[::-1]
+    pairs = Counter(frozenset((v.a, v.b)) for v in votes if v.reason in ("random", "active"))
+    assert set(pairs.values()) == {1}
+    people.close()
 
 
-@given(st.lists(_SOME, max_size=12), _RULES, st.integers(0, 99))
-def test_no_order_matters_and_nothing_is_lost(every, rules, seed) -> None:
-    choice = choose_pairs(every, rules)
-    assert len(choice.pairs) + len(choice.dropped) == len(every) == choice.compared
-    shuffled = random.Random(seed).sample(every, len(every))
-    again = choose_pairs(shuffled, rules)
-    assert again.pairs == choice.pairs
-    assert reasons(again) == reasons(choice)
-    assert len({pair.id for pair in choice.pairs}) == len(choice.pairs)
-
-
-@pytest.mark.parametrize(
-    "fields", [{"ties": "first"}, {"least_margin": -1}, {"held_out": 1.0}, {"most_per_prompt": 0}]
-)
-def test_rules_that_are_none(fields) -> None:
-    with pytest.raises(ValidationError):
-        PairRules(**fields)
+def test_a_page_that_is_closed_goes_on_and_two_tabs_see_the_same(
+    tmp_path: Path, quick: None
+) -> None:
+    ballot = Rating({f"p{n}": Path(f"p{n}") for n in range(8)}, repeat_share=0.0)
+    with People(tmp_path / "people.sqlite") as people:
+        first = next_pairs(people, ballot, "r", 3, now=1.0)
+        again = Rating({f"p{n}": Path(f"p{n}") for n in range(8)}, repeat_share=0.0)
+        assert next_pairs(people, again, "r", 3, now=2.0) == first
+        more = next_pairs(people, again, "r", 2, now=2.0, known=[s.vote_id for s in first])
+        assert not {s.vote_id for s in more} & {s.vote_id for s in first}
+        others = next_pairs(people, ballot, "other", 3, now=3.0)
+        sides = [frozenset((s.a, s.b)) for s in (*first, *more, *others)]
+        assert len(set(sides)) == len(sides)
+        told = progress(people, ballot, "r", now=4.0)
+        assert (told.done, told.target) == (0, 32)
+        # All 28 pairs are given out, and then there is no more.
+        rest = []
+        while found := next_pairs(people, ballot, "r", 5, now=5.0, known=rest):
+            for shown in found:
+                people.answer(shown.vote_id, "r", "a", now=5.0)
+                rest.append(shown.vote_id)
+        assert len(rest) == 28 - len(others)

@@ -145,5 +145,5 @@ def test_the_recipe_is_checked_without_a_server(
     assert main([*words, "endpoint=http://127.0.0.1:9/v1"]) == 0
     assert main([*words, "endpoint=127.0.0.1:8000"]) == 2
     told = capsys.readouterr()
-    assert "is no address such as http://127.0.0.1:8000/v1" in told.err
+    assert "is no address such as http://127.0.0.1:8000/v1" in told.out
     assert main([*words[:2], "collection=run", "selection=pictures"]) == 2

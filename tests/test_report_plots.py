@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tastemaker.report.grids import PairOfPictures, write_pair_sheet
+from tastemaker.report.grids import RowOfPictures, write_sheet
 from tastemaker.report.plots import Curve, Panel, panel_svg, training_panels
 
 
@@ -36,16 +36,17 @@ def test_a_chart_is_the_same_twice_and_differs_by_salt() -> None:
     assert all(name.startswith("a1-") for name in ids)
 
 
-def test_the_sheet_holds_pairs_side_by_side(tmp_path: Path) -> None:
+def test_the_sheet_holds_pictures_side_by_side(tmp_path: Path) -> None:
     red, blue = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 16, 3), np.uint8)
     red[..., 0], blue[..., 2] = 255, 255
-    pairs = [PairOfPictures("a very long prompt " * 9, red, blue), PairOfPictures("b", None, red)]
-    write_pair_sheet(tmp_path / "sheet.png", pairs, columns=1)
+    rows = [RowOfPictures("a very long prompt " * 9, [red, blue]), RowOfPictures("b", [None, red])]
+    sides = ["before", "after"]
+    write_sheet(tmp_path / "sheet.png", sides, rows, tiles=2)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
     assert (sheet == [255, 0, 0]).all(axis=-1).sum() == 2 * 128 * 128
     assert (sheet == [0, 0, 255]).all(axis=-1).sum() == 128 * 64
-    with pytest.raises(ValueError, match="at least one pair"):
-        write_pair_sheet(tmp_path / "none.png", [])
+    with pytest.raises(ValueError, match="at least one row"):
+        write_sheet(tmp_path / "none.png", sides, [])
 
 
 def test_errors_by_timestep_are_drawn_over_timesteps() -> None:

@@ -4,11 +4,14 @@ import pytest
 
 from tastemaker.report.words import counted, interval, lasting, value, verdict
 
+ABOUT = {"style_share": "style", "image_text": "text", "distance": "likeness"}
+
 
 def _line(
     name: str, change: tuple[float, float, float], unit: str = "share", up: bool = True
 ) -> dict:
     low, middle, high = change
+    change_of = {"estimate": middle, "low": low, "high": high}
     return {
         "name": name,
         "unit": unit,
@@ -18,7 +21,8 @@ def _line(
             "before": {"estimate": 0.5, "low": 0.4, "high": 0.6, "units": 64},
             "after": {"estimate": 0.5 + middle, "low": 0.4, "high": 0.6, "units": 64},
         },
-        "difference": {"estimate": middle, "low": low, "high": high, "level": 0.95, "units": 64},
+        "about": ABOUT[name],
+        "against": {"after": {"difference": {**change_of, "level": 0.95, "units": 64}}},
     }
 
 
@@ -26,7 +30,8 @@ GAIN, NONE, LOSS = (0.1, 0.2, 0.3), (-0.1, 0.05, 0.2), (-0.3, -0.2, -0.1)
 
 
 def _summary(*lines: dict, **more: object) -> dict:
-    return {"scores": lines, "prompts": 64, "style": "ink", "notes": [], **more}
+    facts = {"sides": ["before", "after"], "reference": "before", "style": "ink", "notes": []}
+    return {"scores": lines, "prompts": 64, **facts, **more}
 
 
 @pytest.mark.parametrize(

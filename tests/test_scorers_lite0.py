@@ -1,14 +1,12 @@
-"""The frozen network behind the judges, the text-image score, and the lines that come of scores."""
+"""The frozen network behind the judges, and the lines that come of scores."""
 
 import sys
 
 import numpy as np
 import pytest
-import torch
 
 from tastemaker.errors import MissingExtra, RecipeError
 from tastemaker.scorers.figures import Scored, figure_lines
-from tastemaker.scorers.image_text import ImageTextScorer
 from tastemaker.scorers.lite0 import WIDTH, Lite0
 from tastemaker.scorers.table import SCORERS, scorer_class
 
@@ -73,33 +71,6 @@ def test_without_the_package_the_error_says_what_to_install(
         Lite0.load()
 
 
-class Mean:
-    """An embedder: a picture's mean colour, a text's length."""
-
-    def embed_pictures(self, pixels: torch.Tensor) -> torch.Tensor:
-        assert pixels.dtype == torch.float32
-        assert 0 <= pixels.min() <= pixels.max() <= 1
-        return torch.nn.functional.normalize(pixels.mean(dim=(2, 3)), dim=1)
-
-    def embed_texts(self, texts: list[str]) -> torch.Tensor:
-        rows = [[float(len(text)), 1.0, 0.0] for text in texts]
-        return torch.nn.functional.normalize(torch.tensor(rows), dim=1)
-
-
-def test_image_text_is_the_cosine_in_the_given_order() -> None:
-    pictures = [_noise(4, 4, 3), _noise(6, 4, 3, seed=1), _noise(4, 4, 3, seed=2)]
-    texts = ["a", "abc", "ab"]
-    scorer = ImageTextScorer(Mean(), "mean", preprocessing="x", batch=2)
-    found = scorer.score(pictures, texts)
-    for picture, text, value in zip(pictures, texts, found, strict=True):
-        colour, word = picture.reshape(-1, 3).mean(axis=0) / 255, np.array([len(text), 1, 0])
-        expected = colour @ word / np.linalg.norm(colour) / np.linalg.norm(word)
-        assert value == pytest.approx(expected, rel=1e-5)
-    assert scorer.score(pictures[::-1], texts[::-1]).tolist() == found[::-1].tolist()
-    with pytest.raises(ValueError, match="as many texts"):
-        scorer.score(pictures, None)
-
-
 def test_every_scorer_of_the_table_says_what_it_is() -> None:
     for name in SCORERS:
         scorer = scorer_class(name)
@@ -124,8 +95,9 @@ def test_a_share_counts_prompts_and_halves_undecided_ones() -> None:
     (line,) = figure_lines(scored, {"before": prompts, "after": prompts}, resamples=200)
     assert line["models"]["before"]["estimate"] == pytest.approx(1.5 / 4)
     assert line["models"]["after"]["estimate"] == pytest.approx(3 / 4)
-    assert line["difference"]["estimate"] == pytest.approx(1.5 / 4)
-    assert (line["better"], line["same"], line["worse"]) == (3, 0, 1)
+    assert line["against"]["after"]["difference"]["estimate"] == pytest.approx(1.5 / 4)
+    found = line["against"]["after"]
+    assert (found["better"], found["same"], found["worse"]) == (3, 0, 1)
 
 
 def test_lower_ranks_are_better_and_pictures_of_a_prompt_count_once() -> None:
@@ -136,9 +108,9 @@ def test_lower_ranks_are_better_and_pictures_of_a_prompt_count_once() -> None:
         {"estimate": 2.0, "low": rank["models"]["before"]["low"], "units": 2, "level": 0.95}
         | {"high": rank["models"]["before"]["high"]}
     )
-    assert (rank["better"], rank["worse"]) == (1, 1)
-    assert rank["difference"]["estimate"] == pytest.approx((-2 + 1) / 2)
-    assert (top["better"], top["worse"]) == (1, 1)
+    assert (rank["against"]["after"]["better"], rank["against"]["after"]["worse"]) == (1, 1)
+    assert rank["against"]["after"]["difference"]["estimate"] == pytest.approx((-2 + 1) / 2)
+    assert (top["against"]["after"]["better"], top["against"]["after"]["worse"]) == (1, 1)
 
 
 def test_without_an_opinion_a_prompt_does_not_count() -> None:
@@ -147,5 +119,5 @@ def test_without_an_opinion_a_prompt_does_not_count() -> None:
     scored = _scored("concept", after=[1, nan, 2])
     top, _ = figure_lines(scored, {"after": prompts})
     assert top["models"]["after"]["units"] == 2
-    assert "difference" not in top
+    assert top["against"] == {}
     assert figure_lines(_scored("concept", after=[1, nan, nan]), {"after": prompts}) == []

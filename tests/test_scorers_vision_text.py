@@ -14,9 +14,11 @@ from safetensors.torch import load_file, save_file
 from tastemaker.errors import InputError, MissingExtra
 from tastemaker.models.locate import packaged
 from tastemaker.scorers.embedding import Embedding
-from tastemaker.scorers.image_text import ImageText, ImageTextScorer
+from tastemaker.scorers.image_text import ImageText
+from tastemaker.scorers.match_scorers import open_match
 from tastemaker.scorers.model_folder import run_rows
 from tastemaker.scorers.operation import Subject
+from tastemaker.scorers.scoring import Found
 from tastemaker.scorers.vision_text import Architecture, VisionText
 from tests import tiny_hub
 
@@ -138,10 +140,7 @@ def test_the_packaged_model_loads_and_knows_its_drawings() -> None:
 
 
 def test_it_serves_the_scorer_of_generated_pictures(folders: dict[str, Path]) -> None:
-    embedder = VisionText.load(folders["clip"])
-    scorer = ImageTextScorer(
-        embedder, "tiny", preprocessing=embedder.architecture.picture_input.hash
-    )
+    scorer = open_match(Found(folders["clip"], "tiny"), "image_text", "cpu")
     pictures, texts = [noise(40, 50, n) for n in range(3)], ["a red apple", "a tree", "the cat"]
     operation = ImageText(model="tiny").open({"model": folders["clip"]}, "cpu")
     rows = operation(

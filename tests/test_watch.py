@@ -14,7 +14,7 @@ from PIL import Image
 
 from tastemaker.cli.app import main
 from tastemaker.engine import watch as watching
-from tastemaker.engine.drawing import PictureSettings
+from tastemaker.engine.picture_settings import PictureSettings
 from tastemaker.engine.watch import read_prompts
 from tastemaker.records.generation import Prompt
 from tastemaker.records.run import Artefact

@@ -249,3 +249,30 @@ def onnx_tagger(
 def onnx_weights(tags: int) -> np.ndarray:
     """Float32 `[3, T]`, one column for each tag."""
     return np.random.default_rng(5).normal(size=(3, tags)).astype(np.float32)
+
+
+def open_clip_weights(words: Path) -> dict[str, torch.Tensor]:
+    """A CLIP under open_clip's names, with two heads on each side, for the tokenizer of `words`."""
+    from tests.published_networks import clip_weights
+
+    size = len(transformers.CLIPTokenizer.from_pretrained(words))
+    text = {"width": 128, "layers": 2, "context_length": WINDOW, "vocab_size": size}
+    vision = {"width": 128, "layers": 2, "patch_size": 8, "image_size": SIDE}
+    return clip_weights(joint=24, vision=vision, text=text)
+
+
+REWARD = {"side": 32, "patch": 8, "wide": 128, "deep": 2, "width": 128, "layers": 2, "places": 40}
+"""A small ImageReward, with two heads in either network."""
+
+
+def bert_words(folder: Path) -> Path:
+    """A tokenizer of BERT with the words of the other ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = sorted({word for line in WORDS for word in line.replace(",", " ,").split()})
+    alphabet = "abcdefghijklmnopqrstuvwxyz"
+    letters = [*(set(alphabet) - set(known)), *(f"##{letter}" for letter in alphabet)]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *known, *sorted(letters)]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    numbers = {word: number for number, word in enumerate(vocabulary)}
+    transformers.BertTokenizer(vocab=numbers, do_lower_case=True).save_pretrained(folder)
+    return folder

@@ -67,6 +67,8 @@ STAGES = {
 }
 
 if __name__ == "__main__":
+    # A shell that puts the tests into the background makes them ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     recipe, out = map(Path, sys.argv[1:])
     sys.exit(main(["run", str(recipe), "-o", str(out)], stages=STAGES))

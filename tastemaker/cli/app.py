@@ -23,10 +23,14 @@ from tastemaker.cli import (
     fit_pairs,
     generate,
     pairs,
+    prompts,
+    rate,
     refresh,
     report,
     run,
     schema,
+    studio,
+    study,
 )
 from tastemaker.cli.launch import follow_first, launched, lead
 from tastemaker.cli.session import Session
@@ -68,10 +72,12 @@ for _verbs, _panel in (
         ),
         "Single stages",
     ),
-    ((doctor.doctor, schema.schema), "Help"),
+    ((rate.rate, studio.studio), "People"),
+    ((prompts.prompts, doctor.doctor, schema.schema), "Help"),
 ):
     for _verb in _verbs:
         app.command(rich_help_panel=_panel, help=_flowing(_verb.__doc__ or ""))(_verb)
+app.add_typer(study.study, name="study", rich_help_panel="People")
 
 
 def _show_version(wanted: bool) -> None:

@@ -29,6 +29,10 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "faiss": ("near duplicates by embedding", ("faiss-cpu",)),
     "ray": ("curation on a cluster", ("ray",)),
     "bnb": ("optimisers with 8-bit moments", ("bitsandbytes",)),
+    "studio": (
+        "pages for rating, studies and browsing",
+        ("fastapi", "jinja2", "markupsafe", "starlette", "uvicorn"),
+    ),
     "wandb": ("figures at Weights & Biases", ("wandb",)),
 }
 """Optional part -> what it is for, and its packages."""

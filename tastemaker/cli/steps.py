@@ -106,8 +106,8 @@ def _counted(name: str, value: object) -> str:
 
 
 def _figures(results: Mapping[str, object]) -> dict[str, object]:
-    """The plain numbers among the results; tables and texts are for the report."""
-    plain = {name: value for name, value in results.items() if isinstance(value, int | float)}
+    """The plain numbers among the results, and what was chosen; the rest is for the report."""
+    plain = {n: v for n, v in results.items() if isinstance(v, int | float) or n == "best"}
     return dict(list(plain.items())[:8])
 
 

@@ -1,6 +1,5 @@
 """Comparisons from votes: the majority of the answers to one question about two pictures."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +9,7 @@ from tastemaker.records.pair import Comparison
 from tastemaker.records.vote import Choice, Vote
 
 BothBad = Literal["drop", "tie"]
+Outcome = Literal["a", "b", "tie", "both_bad"]
 _TURNED: Mapping[Choice, Choice] = {"a": "b", "b": "a"}
 
 
@@ -34,6 +34,7 @@ def voted_comparisons(
     votes: Iterable[tuple[str, Vote | str]],
     picture_of: Callable[[str, str], Shown],
     texts: Mapping[str, str],
+    outcome_of: Callable[[Sequence[Choice]], Outcome],
     *,
     question: str,
     both_bad: BothBad,
@@ -49,6 +50,7 @@ def voted_comparisons(
         votes: (name, vote), or (name, why the row is none).
         picture_of: prompt id, side -> its picture.
         texts: prompt id -> text; where an id has none, both pictures must have the same.
+        outcome_of: the result of the answers about one pair, as a study counts them.
         question: the one that counts.
         both_bad: what a majority for `both_bad` means: no preference to learn from, or a tie.
         least_votes: fewer give no comparison.
@@ -77,7 +79,7 @@ def voted_comparisons(
             problem = f"no text of the prompt: {prompt}"
         if not problem and len(choices) < least_votes:
             problem = f"fewer votes than asked for: {len(choices)}"
-        outcome = vote_outcome(choices)
+        outcome = outcome_of(choices)
         if not problem and outcome == "both_bad" and both_bad == "drop":
             problem = f"neither is acceptable: {len(choices)} votes"
         share = _share(choices)
@@ -94,28 +96,6 @@ def voted_comparisons(
             facts=(("votes", str(len(choices))),),
             problem=problem,
         )
-
-
-def vote_outcome(choices: Sequence[Choice]) -> Literal["a", "b", "tie", "both_bad"]:
-    """The side that more voters chose than chose anything else, as in a study.
-
-    Ties and both-bad are pooled as votes for no side; a side that is not alone at the top has not
-    won. It is `both_bad` where more than half of all voters said so.
-
-    Raises:
-        ValueError: no vote.
-    """
-    counts = Counter(choices)
-    if not counts:
-        raise ValueError("a majority needs at least one vote")
-    if 2 * counts["both_bad"] > counts.total():
-        return "both_bad"
-    neither = counts["tie"] + counts["both_bad"]
-    if counts["a"] > max(counts["b"], neither):
-        return "a"
-    if counts["b"] > max(counts["a"], neither):
-        return "b"
-    return "tie"
 
 
 def _share(choices: Sequence[Choice]) -> float:

@@ -152,6 +152,7 @@ def _of_file(inputs: PairInputs, on_picture: Advance) -> Gathered:
 
 
 def _of_votes(source: VotePairs, inputs: PairInputs, on_picture: Advance) -> Gathered:
+    from tastemaker.stats.votes import majority
     from tastemaker.store.comparison_files import read_vote_lines
     from tastemaker.store.prompt_sets import read_prompt_set
 
@@ -171,6 +172,7 @@ def _of_votes(source: VotePairs, inputs: PairInputs, on_picture: Advance) -> Gat
         votes,
         lambda prompt, side: place.of(side, prompt),
         texts,
+        majority,
         question=source.question,
         both_bad=source.both_bad,
         least_votes=source.least_votes,

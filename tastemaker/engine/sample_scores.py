@@ -181,13 +181,14 @@ def _opened(
         about = {"scorer": scorer, "version": str(Pixels.VERSION), "backbone": "", "unit": name}
         return of_pixels, about, True
     assert image_text is not None
-    from tastemaker.models.image_text import ImageText
+    from tastemaker.engine.picture_scores import scoring_device
     from tastemaker.models.locate import locate
-    from tastemaker.scorers.image_text import ImageTextScorer
+    from tastemaker.scorers.match_scorers import open_match
+    from tastemaker.scorers.scoring import Found
 
-    model = ImageText.load(locate(str(image_text.path), "image_text"))
-    backbone = f"{Path(str(image_text.path)).name}@{image_text.key[:12]}"
-    made = ImageTextScorer(model, backbone, preprocessing=model.preprocessing.hash[:12])
+    place = locate(str(image_text.path), "image_text")
+    label = f"{Path(str(image_text.path)).name}@{image_text.key[:12]}"
+    made = open_match(Found(place, label), IMAGE_TEXT, scoring_device())
     about = {name: str(getattr(made, name)) for name in ("version", "backbone", "preprocessing")}
     return made.score, {"scorer": scorer, **about, "unit": made.unit}, made.higher_is_better
 

@@ -12,14 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from tastemaker.engine.drawing import (
-    PictureSettings,
-    device,
-    draw_pictures,
-    picture_jobs,
-    picture_size,
-    settings_hash,
-)
+from tastemaker.engine.drawing import Drawer, device
+from tastemaker.engine.picture_files import PictureFolder
+from tastemaker.engine.picture_jobs import picture_jobs
+from tastemaker.engine.picture_settings import PictureSettings, settings_hash, settle
 from tastemaker.errors import CorruptFile, InputError, RunLocked
 from tastemaker.records.generation import Prompt, PromptSet
 from tastemaker.store.atomic import storage_errors
@@ -40,6 +36,7 @@ from tastemaker.store.rundir import MANIFEST, RunDir, read_manifest
 
 if TYPE_CHECKING:
     from tastemaker.models.family import Family
+    from tastemaker.models.presets import Preset
 
 MOST_COLUMNS = 24
 """Checkpoints on the sheet: the first, the newest, and evenly between (ours)."""
@@ -145,6 +142,7 @@ def watch(
     *,
     base: Callable[[], "Family"],
     put: Callable[["Family", Path], Loaded],
+    preset: "Preset | None" = None,
     on: str | None = None,
     once: bool = False,
     poll_s: float = POLL_S,
@@ -163,6 +161,7 @@ def watch(
         say: told a line for every checkpoint.
         base: loads the model that the fit started from.
         put: puts the weights of a checkpoint's folder into that model; again for the next one.
+        preset: what holds where `config` says nothing.
         on: device to draw on; by default the accelerator, where there is one.
         once: do what there is and stop.
         poll_s: seconds between looks.
@@ -176,7 +175,7 @@ def watch(
         RunLocked: another process draws there.
     """
     with _alone(out):
-        drawer = _Drawer(fit, config, prompts, out, (base, put), on or device())
+        drawer = _Drawer(fit, (config, preset), prompts, out, (base, put), on or device())
         before, drawn, hopeless, told = len(drawer.previews.shown), 0, set(), False
         while True:
             # Looked at first: what is saved before the end is then seen in this round.
@@ -209,17 +208,19 @@ class _Drawer:
     def __init__(
         self,
         fit: Path,
-        config: PictureSettings,
+        how: "tuple[PictureSettings, Preset | None]",
         prompts: PromptSet,
         out: Path,
         models: "tuple[Callable[[], Family], Callable[[Family, Path], Loaded]]",
         on: str,
     ) -> None:
-        self.checkpoints, self.config, self.prompts = fit / "checkpoints", config, prompts
+        self.checkpoints, self.prompts = fit / "checkpoints", prompts
+        config, self.preset = how
+        self.config = config
         self.out, (self.base, self.put), self.device = out, models, on
         fields = PictureSettings.model_fields.keys() - {"batch", "name"}
-        how = config.model_dump(mode="json", include=set(fields))
-        settings = hash_json([how, prompts.hash])
+        told = config.model_dump(mode="json", include=set(fields))
+        settings = hash_json([told, self.preset and self.preset.name, prompts.hash])
         texts = tuple(prompt.text for prompt in prompts.prompts)
         there = read_previews(out)
         if there is not None and there.settings != settings:
@@ -260,14 +261,16 @@ class _Drawer:
                 raise CorruptFile(f"{folder}: removed before it was read")
             loaded = self.put(family, folder)
             self._is_base, images, averaged = False, loaded.images, loaded.averaged
-        size = picture_size(self.config, family)
-        jobs = picture_jobs(self.config, self.prompts, family)
         name = f"images-{images:09d}"
-        settings = settings_hash(self.config, {"checkpoint": weights}, size)
-        config = self.config.model_copy(update={"name": name})
+        manner = settle(self.config, self.preset, family.own_size)
+        jobs = picture_jobs(self.config, self.prompts, manner.size, family)
+        settings = settings_hash(self.config, manner, {"checkpoint": weights})
+        pictures = PictureFolder(self.out / name, name, settings)
         family.to(self.device).channels_last()
         try:
-            draw_pictures(config, family, size, jobs, self.out / name, settings)
+            drawer = Drawer(self.config, manner, family)
+            pictures.begin(drawer.told(checkpoint=weights), jobs)
+            drawer.draw(jobs, pictures)
         finally:
             self._make_room(family)
         files = tuple(job.file() for job in jobs if job.index == 0)

@@ -15,14 +15,30 @@ Kind = Literal[
     "adapter",
     "vision",
     "head",
+    "quality",
     "tagger",
     "detector",
     "captioner",
+    "tokenizer",
+    "hps_v2.0",
+    "hps_v2.1",
+    "image_reward",
 ]
 """What sort of model: a diffusion model and its parts, or what operations on pictures need."""
 
 HEAD_SUFFIXES = (".safetensors", ".npz", ".pth")
 """Single files that a head may be: its reader builds tensors only, so a pickle runs no code."""
+
+_CHECKPOINT = (".safetensors", ".pt", ".pth")
+_FILES: dict[Kind, tuple[str, ...]] = {
+    "head": HEAD_SUFFIXES,
+    "tokenizer": (".gz", ".txt"),
+    # Published as pickles; what reads them builds tensors only.
+    "hps_v2.0": _CHECKPOINT,
+    "hps_v2.1": _CHECKPOINT,
+    "image_reward": _CHECKPOINT,
+}
+"""Kind -> single files that it may be; `.safetensors` for the others."""
 
 _NEEDED = ["*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors", "*/*.model"]
 _TOP_LEVEL_WEIGHTS = ["model.safetensors", "pytorch_lora_weights.safetensors"]
@@ -47,6 +63,11 @@ _FETCHED: dict[Kind, tuple[list[str], list[str]]] = {
     "detector": (_TRANSFORMERS, _NOT_NEEDED),
     "captioner": ([*_TRANSFORMERS, "*.jinja"], _NOT_NEEDED),
     "head": (["*.json", *(f"*{suffix}" for suffix in HEAD_SUFFIXES)], []),
+    "tokenizer": (["*.json", "*.txt", "*.model"], ["*/*"]),
+    # Each version is a file of gigabytes.
+    "hps_v2.0": (["HPS_v2_compressed.pt"], []),
+    "hps_v2.1": (["HPS_v2.1_compressed.pt"], []),
+    "image_reward": (["ImageReward.pt"], []),
     "tagger": (
         ["*.json", "*.txt", "selected_tags.csv", "model.onnx*", "model.safetensors"],
         ["*/*"],
@@ -62,10 +83,15 @@ _EXPECTED: dict[Kind, str] = {
     "adapter": "a LoRA folder or .safetensors file",
     "vision": "a transformers CLIP or SigLIP folder",
     "head": "the file of an aesthetic head (.pth, .safetensors, .npz)",
+    "quality": "a quality model's folder (quality.json, quality.safetensors)",
     "tagger": "a tagger's folder (model.onnx with selected_tags.csv or top_tags.txt, or a "
     "transformers classifier)",
     "detector": "a transformers OWLv2 folder",
     "captioner": "a transformers folder of a LLaVA-like model",
+    "tokenizer": "a transformers folder with a tokenizer, or the file of CLIP's merges",
+    "hps_v2.0": "the file HPS_v2_compressed.pt or a folder that holds it",
+    "hps_v2.1": "the file HPS_v2.1_compressed.pt or a folder that holds it",
+    "image_reward": "the file ImageReward.pt or a folder that holds it",
 }
 
 
@@ -94,17 +120,17 @@ def locate(reference: str, kind: Kind) -> Path:
     own = packaged(reference)
     if "/" not in reference and own.is_dir():
         return own
-    if not _may_be_on_a_hub(reference):
+    if not _may_be_on_a_hub(reference, kind):
         raise _missing(reference, "no such file or folder", kind)
     return _from_hub(reference, kind)
 
 
-def _may_be_on_a_hub(reference: str) -> bool:
+def _may_be_on_a_hub(reference: str, kind: Kind) -> bool:
     """A hub id is `owner/name`; anything else can only be meant as a path or a packaged name."""
     return (
         reference.count("/") == 1
         and not reference.startswith((".", "/", "~"))
-        and Path(reference).suffix not in HEAD_SUFFIXES
+        and Path(reference).suffix not in {*HEAD_SUFFIXES, *_FILES.get(kind, ())}
     )
 
 
@@ -132,7 +158,7 @@ def _from_hub(reference: str, kind: Kind) -> Path:
 
 
 def _refuse_pickle(path: Path, kind: Kind) -> None:
-    allowed = HEAD_SUFFIXES if kind == "head" else (".safetensors",)
+    allowed = _FILES.get(kind, (".safetensors",))
     if path.is_file() and path.suffix not in allowed:
         raise MissingModel(
             path,
@@ -151,7 +177,7 @@ def _missing(reference: str, got: str, kind: Kind) -> MissingModel:
     )
     names = f" ({', '.join(shipped)})" if shipped else ""
     example, first = reference, ""
-    if not _may_be_on_a_hub(reference):
+    if not _may_be_on_a_hub(reference, kind):
         example, first = (
             "OWNER/NAME",
             "Check the path, which is relative to this folder; or fetch it. ",

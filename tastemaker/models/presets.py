@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tastemaker.diffusion.schedule import DiscreteSchedule
 from tastemaker.errors import InputError
 from tastemaker.models.checkpoints import family_name, inspect_single_file, read_index
+from tastemaker.records.samplers import SamplerName
 from tastemaker.records.size import Size
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Preset:
         steps: denoising steps.
         guidance: classifier-free guidance; 0 and 1 turn it off.
         spacing: how the steps lie in the schedule; None leaves the checkpoint's own.
+        sampler: how it is sampled.
         timesteps: those that training draws from; None draws from all.
         zero_terminal: whether training rescales the schedule to zero terminal SNR; None leaves it.
         empty_captions: share of visits that train on the empty text.
@@ -46,6 +48,7 @@ class Preset:
     steps: int
     guidance: float
     spacing: Spacing | None = None
+    sampler: SamplerName = "dpmpp_2m_karras"
     timesteps: tuple[int, ...] | None = None
     zero_terminal: bool | None = None
     empty_captions: float = 0.1
@@ -122,6 +125,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 4,
                 0.0,
                 spacing="trailing",
+                sampler="euler_a",
                 timesteps=(249, 499, 749, 999),
                 zero_terminal=True,
                 empty_captions=0.0,

@@ -14,6 +14,8 @@ from torch import Tensor
 from tastemaker.errors import InputError
 from tastemaker.models.autoencoder import latent_factor, scaling_of
 from tastemaker.models.sampling import (
+    Drawn,
+    Generators,
     Sampling,
     begin,
     denoised,
@@ -73,7 +75,7 @@ def first_of_refiner(steps: Real[Tensor, " n"], start: float, total: int) -> int
 
 
 @torch.no_grad()
-def refined_pictures(
+def draw_refined(
     base: "Family",
     refiner: "Family",
     prompts: Sequence[str],
@@ -81,10 +83,13 @@ def refined_pictures(
     noise: Float[Tensor, "B c h w"],
     sampling: Sampling,
     *,
-    start: float,
+    handover: float,
     device: torch.device | str,
-) -> Float[Tensor, "B 3 H W"]:
-    """Pictures in [0, 1] on the CPU, one a prompt, by a model and then its refiner.
+    start: Float[Tensor, "B c h w"] | None = None,
+    strength: float = 1.0,
+    generators: Generators | None = None,
+) -> Drawn:
+    """One picture a prompt, by a model and then its refiner.
 
     Both follow one sampler, so that a sampler which remembers earlier steps goes on remembering:
     a model that refines itself draws the very picture that it draws alone. The latents are handed
@@ -98,8 +103,11 @@ def refined_pictures(
         negative: what guidance moves away from.
         noise: N(0, 1).
         sampling: the settings, of both.
-        start: share of the denoising that the base model does.
+        handover: share of the denoising that is done before the refiner's part.
         device: where the models work.
+        start: latents to begin from, see `sampling.sample_latents`.
+        strength: share of the steps that are taken from `start`.
+        generators: of the noise between the steps.
 
     Raises:
         InputError: the models do not fit together, or one of them has no step to do.
@@ -109,20 +117,48 @@ def refined_pictures(
     windows = max(each.windows([*prompts, negative]) for each in (base, refiner))
     refiner.to("cpu")
     base.to(device)
-    scheduler, steps, x = begin(base, noise, sampling)
-    first = first_of_refiner(steps, start, len(base.schedule()))
+    scheduler, steps, x = begin(base, noise, sampling, start=start, strength=strength)
+    first = first_of_refiner(steps, handover, len(base.schedule()))
     texts = prompt_states(base, prompts, negative, windows)
-    x = denoised(base, *texts, sampling, scheduler, steps[:first], x)
+    x = denoised(base, *texts, sampling, scheduler, steps[:first], x, generators)
     base.to("cpu")
     refiner.to(device)
     # What the sampler remembers is clean latents, whatever the networks predict.
     scheduler.register_to_config(prediction_type=refiner.schedule().prediction_type)
     texts = prompt_states(refiner, prompts, negative, windows)
-    x = denoised(refiner, *texts, sampling, scheduler, steps[first:], x)
+    x = denoised(refiner, *texts, sampling, scheduler, steps[first:], x, generators)
     refuse_not_finite(x, sampling)
     refiner.to("cpu")
     base.parts["vae"].to(device)
-    return base.decode(x).cpu()
+    return Drawn(x, base.decode(x).cpu())
+
+
+def refined_pictures(
+    base: "Family",
+    refiner: "Family",
+    prompts: Sequence[str],
+    negative: str,
+    noise: Float[Tensor, "B c h w"],
+    sampling: Sampling,
+    *,
+    start: float,
+    device: torch.device | str,
+) -> Float[Tensor, "B 3 H W"]:
+    """Pictures in [0, 1] on the CPU, one a prompt, as `draw_refined` makes them.
+
+    Args:
+        base: does the first steps.
+        refiner: does the last ones.
+        prompts: B texts.
+        negative: what guidance moves away from.
+        noise: N(0, 1).
+        sampling: the settings, of both.
+        start: share of the denoising that the base model does.
+        device: where the models work.
+    """
+    generators = [torch.Generator().manual_seed(number) for number in range(len(prompts))]
+    options = {"handover": start, "device": device, "generators": generators}
+    return draw_refined(base, refiner, prompts, negative, noise, sampling, **options).pictures
 
 
 def _latents(family: "Family") -> list[str]:

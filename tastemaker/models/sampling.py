@@ -3,9 +3,10 @@
 Axes: B pictures, c h w latent, H W pixels.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Real
@@ -15,23 +16,36 @@ from tastemaker.errors import InputError, TastemakerError
 from tastemaker.models.conditioning import Conditioning, TextStates
 from tastemaker.models.presets import Spacing
 from tastemaker.models.schedulers import scheduler_with
+from tastemaker.records.samplers import SamplerName
 from tastemaker.records.size import ImageSizes, Size
 
 if TYPE_CHECKING:
     from tastemaker.models.family import Family
 
-SamplerName = Literal["ddim", "dpmpp_2m", "dpmpp_2m_karras", "euler"]
+Generators = Sequence[torch.Generator]
+"""One a picture, on the CPU, so that the noise between steps depends on no neighbour."""
 
 _SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     # Song et al. 2021, arXiv:2010.02502, eta = 0.
     "ddim": ("DDIMScheduler", {}),
-    # Lu et al. 2022, arXiv:2211.01095, second order, multistep.
+    # Lu et al. 2022, arXiv:2211.01095, second order, multistep; the third adds noise between steps.
     "dpmpp_2m": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": False}),
     "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "dpmpp_2m_sde_karras": (
+        "DPMSolverMultistepScheduler",
+        {"use_karras_sigmas": True, "algorithm_type": "sde-dpmsolver++"},
+    ),
     # Karras et al. 2022, arXiv:2206.00364, algorithm 2 without noise and correction.
     "euler": ("EulerDiscreteScheduler", {}),
+    # The same with the ancestral noise of Ho et al. 2020, arXiv:2006.11239; SDXL-Turbo's own.
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    # Karras et al. 2022, algorithm 1: with correction, two passes a step.
+    "heun": ("HeunDiscreteScheduler", {}),
+    # Zhao et al. 2023, arXiv:2302.04867.
+    "unipc": ("UniPCMultistepScheduler", {}),
+    # Luo et al. 2023, arXiv:2310.04378: for models and adapters distilled for it.
+    "lcm": ("LCMScheduler", {}),
 }
-"""All of them deterministic: the initial noise decides the picture."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,8 @@ def make_sampler(name: str, config: Any, spacing: Spacing | None = None) -> Any:
     """A diffusers scheduler of this name over a model's scheduler config.
 
     Raises:
-        InputError: the name is not in the table.
+        InputError: the name is not in the table, or this sampler cannot begin where the model's
+            schedule does.
     """
     import diffusers
 
@@ -71,7 +86,16 @@ def make_sampler(name: str, config: Any, spacing: Spacing | None = None) -> Any:
     fixed = {"clip_sample": False, "thresholding": False, **options}
     if spacing is not None:
         fixed["timestep_spacing"] = spacing
-    return scheduler_with(getattr(diffusers, kind), config, fixed)
+    chosen = getattr(diffusers, kind)
+    zero = "rescale_betas_zero_snr"
+    if config.get(zero) and zero not in inspect.signature(chosen.__init__).parameters:
+        raise InputError(
+            "sampler",
+            f"{name} for a model of zero terminal SNR",
+            "one that can begin at pure noise, such as ddim or euler",
+            "Choose another sampler.",
+        )
+    return scheduler_with(chosen, config, fixed)
 
 
 def latent_shape(family: "Family", size: Size) -> tuple[int, int, int]:
@@ -96,6 +120,7 @@ def sample_latents(
     *,
     start: Float[Tensor, "B c h w"] | None = None,
     strength: float = 1.0,
+    generators: Generators | None = None,
 ) -> Float[Tensor, "B c h w"]:
     """Denoise unit noise into latents, in fp32.
 
@@ -108,15 +133,16 @@ def sample_latents(
         negative: states of B negative prompts with as many text positions.
         noise: N(0, 1); the sampler scales it.
         sampling: the settings.
-        start: latents to change instead of beginning from noise alone, as the refiner does.
+        start: latents to change instead of beginning from noise alone (SDEdit).
         strength: share of the steps that are taken from `start`, in (0, 1] (Meng et al. 2021,
             arXiv:2108.01073); without `start` all are.
+        generators: what samplers that add noise between the steps draw it with; each is used up.
 
     Raises:
         TastemakerError: the result is not finite.
     """
     scheduler, steps, x = begin(family, noise, sampling, start=start, strength=strength)
-    x = denoised(family, text, negative, sampling, scheduler, steps, x)
+    x = denoised(family, text, negative, sampling, scheduler, steps, x, generators)
     refuse_not_finite(x, sampling)
     return x
 
@@ -137,6 +163,7 @@ def begin(
     # A scheduler carries the state of one run, so every run gets its own.
     scheduler = make_sampler(sampling.sampler, family.scheduler.config, sampling.spacing)
     scheduler.set_timesteps(sampling.steps, device=device)
+    _keep_ancestral_finite(scheduler)
     steps, first = scheduler.timesteps, 0
     if start is not None:
         first = max(sampling.steps - int(sampling.steps * strength), 0) * scheduler.order
@@ -153,6 +180,21 @@ def begin(
     return scheduler, steps, x
 
 
+def _keep_ancestral_finite(scheduler: Any) -> None:
+    """Give an ancestral sampler its noise levels in fp64 where fp32 would make them NaN.
+
+    It takes the root of to^2 - to^2 (from^2 - to^2) / from^2, which is to^4 / from^2; rounded in
+    fp32 that is below 0 for a step from a far higher noise level, as cosine schedules begin with.
+    Elsewhere nothing changes, so that pictures stay those of diffusers.
+    """
+    if type(scheduler).__name__ != "EulerAncestralDiscreteScheduler":
+        return
+    before, after = scheduler.sigmas[:-1], scheduler.sigmas[1:]
+    up = (after**2 * (before**2 - after**2) / before**2) ** 0.5
+    if bool((after**2 - up**2 < 0).any()):
+        scheduler.sigmas = scheduler.sigmas.double()
+
+
 def denoised(
     family: "Family",
     text: TextStates,
@@ -161,8 +203,12 @@ def denoised(
     scheduler: Any,
     steps: Real[Tensor, " n"],
     x: Float[Tensor, "B c h w"],
+    generators: Generators | None = None,
 ) -> Float[Tensor, "B c h w"]:
     """Some steps of a scheduler that has been set up, by one model."""
+    # Samplers without noise of their own do not take generators.
+    takes = "generator" in inspect.signature(scheduler.step).parameters
+    options = {"generator": list(generators)} if generators is not None and takes else {}
     sizes = [ImageSizes(sampling.original or sampling.size, 0, 0, sampling.size)] * len(x)
     cond = family.conditioning(text.to(family.device), sizes)
     guided = sampling.guidance > 1
@@ -175,7 +221,7 @@ def denoised(
         if guided:
             without, towards = prediction.chunk(2)
             prediction = without + sampling.guidance * (towards - without)
-        x = scheduler.step(prediction, t, x, return_dict=False)[0]
+        x = scheduler.step(prediction, t, x, **options, return_dict=False)[0]
     return x
 
 
@@ -192,17 +238,48 @@ def refuse_not_finite(x: Tensor, sampling: Sampling) -> None:
         )
 
 
+class Drawn(NamedTuple):
+    """Finished pictures.
+
+    Attributes:
+        latents: fp32 [B, c, h, w] as the sampler ended with them, on the model's device.
+        pictures: fp32 [B, 3, H, W] in [0, 1], on the CPU.
+    """
+
+    latents: Tensor
+    pictures: Tensor
+
+
 @torch.no_grad()
+def draw(
+    family: "Family",
+    prompts: Sequence[str],
+    negative: str,
+    noise: Tensor,
+    sampling: Sampling,
+    *,
+    start: Tensor | None = None,
+    strength: float = 1.0,
+    generators: Generators | None = None,
+) -> Drawn:
+    """One picture a prompt, with its latents.
+
+    The longest text decides the number of windows, so prompts that need the same number belong in
+    one call; otherwise a picture depends on its neighbours. The other arguments are those of
+    `sample_latents`.
+    """
+    text, empty = prompt_states(family, prompts, negative, family.windows([*prompts, negative]))
+    options = {"start": start, "strength": strength, "generators": generators}
+    latents = sample_latents(family, text, empty, noise, sampling, **options)
+    return Drawn(latents, family.decode(latents).cpu())
+
+
 def sample_pictures(
     family: "Family", prompts: Sequence[str], negative: str, noise: Tensor, sampling: Sampling
 ) -> Float[Tensor, "B 3 H W"]:
-    """Pictures in [0, 1] on the CPU, one a prompt.
-
-    The longest text decides the number of windows, so prompts that need the same number belong in
-    one call; otherwise a picture depends on its neighbours.
-    """
-    text, empty = prompt_states(family, prompts, negative, family.windows([*prompts, negative]))
-    return family.decode(sample_latents(family, text, empty, noise, sampling)).cpu()
+    """Pictures in [0, 1] on the CPU, one a prompt, as `draw` makes them."""
+    generators = [torch.Generator().manual_seed(number) for number in range(len(prompts))]
+    return draw(family, prompts, negative, noise, sampling, generators=generators).pictures
 
 
 def prompt_states(

@@ -51,7 +51,7 @@ def _step(recipe: Recipe, step: Step) -> Iterator[Explained]:
         basis: Basis = "stated" if citation else "chosen by us"
         if origin.kind == "command line":
             basis, citation = "set by you", ""
-        elif key in inputs:
+        elif key.split(".")[0] in inputs:
             basis, citation = "input", ""
         yield Explained(path, value, str(origin), basis, citation, about)
 

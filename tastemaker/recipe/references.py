@@ -1,6 +1,6 @@
 """Which fields of a step name its inputs, and whether they can mean what they say."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tastemaker.errors import RecipeError
@@ -16,8 +16,8 @@ class Reference:
 
     Attributes:
         field: the configuration's field.
-        name: key of the artefact in the stage's `inputs`: the field, or `field.0`, `field.1`, ...
-            when the field holds a list.
+        name: key of the artefact in the stage's `inputs`: the field; `field.0`, `field.1`, ... when
+            it holds a list; `field.NAME` when it holds names with a value each.
         kinds: kinds of artefact that are accepted, the first present one wins.
         value: name of an earlier step, a path, or a model.
         where: dotted place, for messages.
@@ -42,9 +42,12 @@ def references(step: Step) -> list[Reference]:
         value = getattr(step.config, field)
         if value is None:
             continue
-        many = isinstance(value, list | tuple)
-        for index, one in enumerate(value if many else [value]):
-            name = f"{field}.{index}" if many else field
+        single = not isinstance(value, list | tuple | Mapping)
+        named = (
+            value.items() if isinstance(value, Mapping) else enumerate([value] if single else value)
+        )
+        for part, one in named:
+            name = field if single else f"{field}.{part}"
             where = f"recipe.{step.name}.{name}"
             found.append(Reference(field, name, tuple(kinds.split("|")), str(one), where))
     return found

@@ -18,6 +18,7 @@ from tastemaker.recipe.schema import Recipe
 from tastemaker.recipe.stages import Stage
 from tastemaker.records.config import Config
 from tastemaker.records.run import Artefact, Manifest
+from tastemaker.store.energy import joules_between, read_energy, visible_gpus
 from tastemaker.store.hashing import hash_bytes
 from tastemaker.store.rundir import RunDir, StepDir
 
@@ -149,7 +150,7 @@ def _run_step(
     before = step.seconds_so_far()
     step.path.mkdir(parents=True, exist_ok=True)
     step.event("started", stage=step.stage)
-    start = time.monotonic()
+    start, energy = time.monotonic(), read_energy()
     try:
         inputs = {name: _artefact(value, name, step, done) for name, value in one.inputs.items()}
         manifest = call(one.step.stage, one.step.config, inputs, step)
@@ -168,6 +169,11 @@ def _run_step(
             step.event("failed", error=f"{type(error).__name__}: {error}")
         error.add_note(f"This was in step '{step.name}' ({step.stage}).")
         raise
+    finally:
+        joules = joules_between(energy, read_energy(), visible_gpus())
+        if joules:
+            with contextlib.suppress(TastemakerError):
+                step.event("energy", joules=joules)
     step.event("finished", seconds=manifest.seconds, counts=manifest.counts)
     return manifest
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, get_args
 
+from pydantic.fields import FieldInfo
+
 from tastemaker.errors import RecipeError
 from tastemaker.recipe.find import find_recipe, read_recipe
 from tastemaker.recipe.load import resolve_recipe
@@ -77,7 +79,7 @@ def _placed(
         return {lists[0]: places}
     if len(places) == 1:
         data = [field for field, kinds in free.items() if "model" not in kinds.split("|")]
-        needed = [field for field in data if config.model_fields[field].is_required()]
+        needed = [field for field in data if _takes_place(config.model_fields[field])]
         return dict.fromkeys(needed or data[:1] or list(free)[:1], places[0])
     if len(places) > len(free):
         raise RecipeError(
@@ -100,6 +102,12 @@ def _check_inputs(stage: str, step: str, config: Any, given: set[str]) -> None:
             f"the path of {kinds}",
             f"Write tastemaker {stage} PLACE, or {' and '.join(f'{n}=PLACE' for n in lacking)}.",
         )
+
+
+def _takes_place(field: FieldInfo) -> bool:
+    """Required, or marked so because it stands for what else would be required."""
+    extra = field.json_schema_extra
+    return field.is_required() or (isinstance(extra, dict) and extra.get("place") is True)
 
 
 def _is_list(annotation: Any) -> bool:

@@ -70,6 +70,8 @@ STAGES: dict[str, str] = {
     for name in (
         "collect",
         "curate",
+        "simulate_rating",
+        "quality_model",
         "cache",
         "import_latents",
         "prompts",
@@ -79,7 +81,9 @@ STAGES: dict[str, str] = {
         "fit_image_text",
         "assemble",
         "generate",
+        "arrange",
         "evaluate",
+        "study",
         "pairs",
         "cache_pairs",
         "fit_pairs",

@@ -1,4 +1,4 @@
-"""An evaluation with its pictures: pairs by prompt, and which of them changed most."""
+"""An evaluation with its pictures: rows by prompt, and which of them changed most."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,35 +14,25 @@ from tastemaker.report.words import primary
 from tastemaker.store.samples import read_samples
 
 _SCORER_OF = {"style_share": "style", "concept_top1": "concept"}
-_LOWER_IS_BETTER = ("distance", "concept")
 
 
 @dataclass(frozen=True)
-class PicturePair:
-    """What both models made of one prompt with the same noise.
+class PictureRow:
+    """What several models made of one prompt with the same noise.
 
     Attributes:
         prompt_id: its id.
         text: the prompt.
-        before: file of the first model; None in an evaluation of one model.
-        after: file of the second.
-        score_before: the value that the run is judged by, larger is better; None without one.
-        score_after: the same of the second.
+        pictures: side -> file of its first picture; a side that has none is not there.
+        scores: side -> the value that the run is judged by, larger is better.
+        seeds: side -> seed of the picture's noise.
     """
 
     prompt_id: str
     text: str
-    before: Path | None
-    after: Path | None
-    score_before: float | None = None
-    score_after: float | None = None
-
-    @property
-    def change(self) -> float | None:
-        """How much better the second one is."""
-        if self.score_before is None or self.score_after is None:
-            return None
-        return self.score_after - self.score_before
+    pictures: Mapping[str, Path]
+    scores: Mapping[str, float]
+    seeds: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -52,37 +42,48 @@ class Comparison:
     Attributes:
         step: the step.
         summary: `summary.json`.
-        pairs: by prompt id, the first picture of each prompt.
-        judged_by: the scorer behind `score_before` and `score_after`.
+        sides: names, in order.
+        reference: the side that the others are compared with; None for a side alone.
+        focus: the side that the page is about: the best checkpoint, or else the last side.
+        rows: by prompt id.
+        judged_by: the scorer behind `scores`.
         samples: pictures a prompt.
+        settings: side -> what its generate step says of sampler, size and seed.
     """
 
     step: StepFacts
     summary: Mapping[str, Any]
-    pairs: tuple[PicturePair, ...]
+    sides: tuple[str, ...]
+    reference: str | None
+    focus: str
+    rows: tuple[PictureRow, ...]
     judged_by: str | None
-    samples: int = 1
+    samples: int
+    settings: Mapping[str, Mapping[str, Any]]
 
     @property
     def is_paired(self) -> bool:
-        """Whether two models are compared."""
-        return any(pair.before is not None for pair in self.pairs)
+        """Whether models are compared."""
+        return self.reference is not None
 
-    def gains(self, count: int) -> list[PicturePair]:
-        """The pairs that improved most."""
-        changed = [pair for pair in self.pairs if (pair.change or 0) > 0]
-        return sorted(changed, key=lambda pair: -(pair.change or 0))[:count]
+    def change(self, row: PictureRow) -> float | None:
+        """How much better the side in focus is than the reference."""
+        before, after = row.scores.get(self.reference or ""), row.scores.get(self.focus)
+        return None if before is None or after is None else after - before
 
-    def setbacks(self, count: int) -> list[PicturePair]:
-        """The pairs whose second picture scores lowest: no help there, or harm."""
-        scored = [pair for pair in self.pairs if pair.score_after is not None]
-        return sorted(scored, key=lambda pair: pair.score_after or 0)[:count]
+    def gains(self, count: int) -> list[PictureRow]:
+        """The rows that improved most."""
+        changed = [row for row in self.rows if (self.change(row) or 0) > 0]
+        return sorted(changed, key=lambda row: -(self.change(row) or 0))[:count]
 
-    def by_lot(self, count: int) -> list[PicturePair]:
-        """Pairs chosen by the hash of their prompt's id, so not for how they came out."""
-        return sorted(self.pairs, key=lambda pair: blake2b(pair.prompt_id.encode()).digest())[
-            :count
-        ]
+    def setbacks(self, count: int) -> list[PictureRow]:
+        """The rows whose picture in focus scores lowest: no help there, or harm."""
+        scored = [row for row in self.rows if self.focus in row.scores]
+        return sorted(scored, key=lambda row: row.scores[self.focus])[:count]
+
+    def by_lot(self, count: int) -> list[PictureRow]:
+        """Rows chosen by the hash of their prompt's id, so not for how they came out."""
+        return sorted(self.rows, key=lambda row: blake2b(row.prompt_id.encode()).digest())[:count]
 
 
 def comparisons(run: RunFacts) -> list[Comparison]:
@@ -93,56 +94,121 @@ def comparisons(run: RunFacts) -> list[Comparison]:
         try:
             if folder is not None:
                 found.append(_comparison(run, step, folder))
-        except (OSError, ValueError, KeyError, TastemakerError):
+        except (OSError, ValueError, KeyError, TypeError, TastemakerError):
             continue
     return found
 
 
 def _comparison(run: RunFacts, step: StepFacts, folder: Path) -> Comparison:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    sides, reference = tuple(summary["sides"]), summary["reference"]
+    best = (summary.get("choice") or {}).get("best")
     line = primary(summary["scores"])
     name = str(line["name"]) if line else ""
     judged_by = _SCORER_OF.get(name, name) or None
-    values = _values(folder / "scores.parquet", judged_by)
-    first: dict[str, dict[str, tuple[Path, Sample]]] = {}
-    most = 1
-    for model in ("before", "after"):
-        samples = run.find(step.config.get(model), "samples")
-        first[model] = {}
-        if samples is None or not (samples / "samples.jsonl").exists():
-            continue
-        for sample in read_samples(samples):
-            most = max(most, sample.sample_index + 1)
-            first[model].setdefault(sample.prompt_id, (samples / sample.file, sample))
-    pairs = []
-    for prompt_id in sorted({*first["before"], *first["after"]}):
-        sides = {m: first[m].get(prompt_id) for m in first}
-        sample = next(side[1] for side in sides.values() if side)
-        files = {m: side[0] if side else None for m, side in sides.items()}
-        scores = {m: values.get((m, prompt_id)) for m in first}
-        pairs.append(
-            PicturePair(
+    lower = line is not None and not line["higher_is_better"]
+    values = _values(folder / "scores.parquet", judged_by, -1.0 if lower else 1.0)
+    named = step.config.get("sides") or {s: step.config.get(s) for s in sides}
+    places = {side: run.find(named.get(side), "samples") for side in sides}
+    first: dict[str, dict[str, tuple[Path, Sample]]] = {
+        side: _first_pictures(place) for side, place in places.items()
+    }
+    most = max(
+        [1, *(count // max(1, summary["prompts"]) for count in summary["pictures"].values())]
+    )
+    rows = _rows(first, values)
+    settings = {side: _settings(run, named.get(side)) for side in sides}
+    return Comparison(
+        step, summary, sides, reference, best or sides[-1], rows, judged_by, most, settings
+    )
+
+
+def only_pictures(run: RunFacts) -> Comparison | None:
+    """The pictures of a run that has evaluated none: of the last prompt set, with the same noise.
+
+    None without pictures.
+    """
+    steps = [s for s in run.of_stage("generate") if s.output("samples")]
+    if not steps:
+        return None
+    prompts = steps[-1].config.get("prompts")
+    try:
+        first = {
+            s.name: _first_pictures(s.output("samples"))
+            for s in steps
+            if s.config.get("prompts") == prompts
+        }
+    except TastemakerError:
+        return None
+    last = {p: sample.seed for p, (_, sample) in first[steps[-1].name].items()}
+    first = {
+        side: found
+        for side, found in first.items()
+        if found.keys() == last.keys() and all(s.seed == last[p] for p, (_, s) in found.items())
+    }
+    if not last:
+        return None
+    sides = tuple(first)
+    summary = {"scores": [], "sides": list(sides), "prompts": len(last), "notes": []}
+    return Comparison(
+        steps[-1],
+        summary,
+        sides,
+        sides[0] if len(sides) > 1 else None,
+        steps[-1].name,
+        _rows(first, {}),
+        None,
+        int(steps[-1].config.get("samples_per_prompt", 1)),
+        {side: _settings(run, side) for side in sides},
+    )
+
+
+def _rows(
+    first: Mapping[str, Mapping[str, tuple[Path, Sample]]], values: Mapping[tuple[str, str], float]
+) -> tuple[PictureRow, ...]:
+    """One row a prompt, of all sides' first pictures."""
+    rows = []
+    for prompt_id in sorted({p for found in first.values() for p in found}):
+        there = {side: found[prompt_id] for side, found in first.items() if prompt_id in found}
+        rows.append(
+            PictureRow(
                 prompt_id,
-                sample.prompt,
-                files["before"],
-                files["after"],
-                scores["before"],
-                scores["after"],
+                next(iter(there.values()))[1].prompt,
+                {side: file for side, (file, _) in there.items()},
+                {s: v for s in first if (v := values.get((s, prompt_id))) is not None},
+                {side: sample.seed for side, (_, sample) in there.items()},
             )
         )
-    return Comparison(step, summary, tuple(pairs), judged_by, most)
+    return tuple(rows)
 
 
-def _values(path: Path, scorer: str | None) -> dict[tuple[str, str], float]:
+def _first_pictures(folder: Path | None) -> dict[str, tuple[Path, Sample]]:
+    """Prompt id -> its first picture."""
+    found: dict[str, tuple[Path, Sample]] = {}
+    if folder is not None and (folder / "samples.jsonl").exists():
+        for sample in read_samples(folder):
+            found.setdefault(sample.prompt_id, (folder / sample.file, sample))
+    return found
+
+
+def _settings(run: RunFacts, name: object) -> Mapping[str, Any]:
+    for step in run.steps:
+        if step.name == name and step.manifest is not None:
+            return step.manifest.results
+    return {}
+
+
+def _values(path: Path, scorer: str | None, sign: float) -> dict[tuple[str, str], float]:
     """Score of each prompt's first picture, turned so that more is better."""
     from tastemaker.store.scores import read_scores
 
     if scorer is None or not path.exists():
         return {}
     rows: Sequence[Mapping[str, Any]] = read_scores(path)
-    sign = -1.0 if scorer in _LOWER_IS_BETTER else 1.0
     found: dict[tuple[str, str], float] = {}
     for row in rows:
         if row["scorer"] == scorer and row["value"] is not None:
-            found.setdefault((row["model"], row["prompt_id"]), sign * row["value"])
+            # A rank is the better, the lower it is; its share of first ranks is not.
+            turned = -1.0 if scorer == "concept" else sign
+            found.setdefault((row["model"], row["prompt_id"]), turned * row["value"])
     return found

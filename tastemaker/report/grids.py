@@ -1,4 +1,4 @@
-"""A contact sheet of pairs as one PNG: before and after, the prompt below."""
+"""A contact sheet of rows as one PNG: the pictures of all sides, the prompt below."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,55 +17,59 @@ _PAPER, _INK, _SOFT, _ACCENT = (246, 246, 246), (23, 23, 23), (110, 110, 110), (
 
 
 @dataclass(frozen=True)
-class PairOfPictures:
-    """What two models made of a prompt; uint8 `[H, W, 3]`, None where one is missing."""
+class RowOfPictures:
+    """What several models made of a prompt; uint8 `[H, W, 3]`, None where one is missing."""
 
     text: str
-    before: np.ndarray | None
-    after: np.ndarray | None
+    pictures: Sequence[np.ndarray | None]
 
 
-def write_pair_sheet(path: Path, pairs: Sequence[PairOfPictures], *, columns: int = 4) -> None:
+def write_sheet(
+    path: Path, sides: Sequence[str], rows: Sequence[RowOfPictures], *, tiles: int = 8
+) -> None:
     """Write the sheet atomically.
 
     Args:
         path: the PNG.
-        pairs: at least one.
-        columns: pairs in a row.
+        sides: names of the pictures of a row, left to right.
+        rows: at least one.
+        tiles: about so many pictures across.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    if not pairs:
-        raise ValueError("a sheet needs at least one pair")
-    columns = min(columns, len(pairs))
-    pair_w, caption_h = 2 * _TILE_PX + _SEAM_PX, _FONT_PX + 14
-    cell_w, cell_h = pair_w + _GAP_PX, _TILE_PX + caption_h + _GAP_PX
+    if not rows:
+        raise ValueError("a sheet needs at least one row")
+    columns = min(max(1, tiles // len(sides)), len(rows))
+    row_w = len(sides) * _TILE_PX + (len(sides) - 1) * _SEAM_PX
+    caption_h = _FONT_PX + 14
+    cell_w, cell_h = row_w + _GAP_PX, _TILE_PX + caption_h + _GAP_PX
+    head, font = ImageFont.load_default(_HEAD_PX), ImageFont.load_default(_FONT_PX)
     head_h = _HEAD_PX + 18
-    width = 2 * _MARGIN_PX + columns * cell_w - _GAP_PX
-    height = 2 * _MARGIN_PX + head_h + ceil(len(pairs) / columns) * cell_h - _GAP_PX
+    wide = columns * cell_w - _GAP_PX
+    words_w = round(sum(head.getlength(text) for text, _ in _head(sides))) + 1
+    width = 2 * _MARGIN_PX + max(wide, words_w)
+    height = 2 * _MARGIN_PX + head_h + ceil(len(rows) / columns) * cell_h - _GAP_PX
     sheet = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    head = ImageFont.load_default(_HEAD_PX)
-    _draw_head(draw, head, (_MARGIN_PX, _MARGIN_PX))
-    font = ImageFont.load_default(_FONT_PX)
-    for number, pair in enumerate(pairs):
+    x = _MARGIN_PX
+    for text, colour in _head(sides):
+        draw.text((x, _MARGIN_PX), text, fill=colour, font=head)
+        x += round(head.getlength(text))
+    for number, row in enumerate(rows):
         left = _MARGIN_PX + number % columns * cell_w
         top = _MARGIN_PX + head_h + number // columns * cell_h
-        for side, pixels in enumerate((pair.before, pair.after)):
-            at = (left + side * (_TILE_PX + _SEAM_PX), top)
-            sheet.paste(_tile(pixels), at)
-        text = _shortened(pair.text, pair_w, font)
+        for side, pixels in enumerate(row.pictures):
+            sheet.paste(_tile(pixels), (left + side * (_TILE_PX + _SEAM_PX), top))
+        text = _shortened(row.text, row_w, font)
         draw.text((left, top + _TILE_PX + 7), text, fill=_INK, font=font)
     with atomic_file(path) as temporary:
         sheet.save(temporary, "PNG")
 
 
-def _draw_head(draw: Any, font: Any, at: tuple[int, int]) -> None:
-    x, y = at
-    for text, colour in (("before", _SOFT), (" / ", _SOFT), ("after", _ACCENT)):
-        draw.text((x, y), text, fill=colour, font=font)
-        x += round(font.getlength(text))
-    draw.text((x, y), "   the same prompt and the same noise", fill=_SOFT, font=font)
+def _head(sides: Sequence[str]) -> list[tuple[str, tuple[int, int, int]]]:
+    """The names of the sides, the last one in colour."""
+    parts = [(f"{side} / ", _SOFT) for side in sides[:-1]]
+    return [*parts, (sides[-1], _ACCENT), ("   the same prompt and the same noise", _SOFT)]
 
 
 def _tile(pixels: np.ndarray | None) -> Any:

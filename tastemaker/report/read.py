@@ -1,7 +1,7 @@
 """A run folder as a report sees it: what was planned, what is there."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class RunFacts:
         recipe_text: the resolved recipe.
         about: what the recipe says of itself.
         steps: in order.
+        energy: what was measured -> joules, over all attempts of the planned steps.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class RunFacts:
     recipe_text: str
     about: str
     steps: tuple[StepFacts, ...]
+    energy: Mapping[str, float] = field(default_factory=dict)
 
     def of_stage(self, *stages: str) -> list[StepFacts]:
         """Finished steps of some stages."""
@@ -88,7 +90,26 @@ def read_run(path: Path) -> RunFacts:
         )
         for step in run.steps()
     )
-    return RunFacts(Path(path), run.facts(), text, str(recipe.get("about", "")), steps)
+    return RunFacts(
+        Path(path), run.facts(), text, str(recipe.get("about", "")), steps, _energy(run, steps)
+    )
+
+
+def _energy(run: RunDir, steps: Sequence[StepFacts]) -> dict[str, float]:
+    """Joules by what was measured, of the attempts at the steps that the plan has."""
+    wanted = {(step.name, step.key[:12]) for step in steps}
+    found: dict[str, float] = {}
+    try:
+        for event in run.events():
+            joules = event.get("joules")
+            known = (event.get("step"), event.get("key")) in wanted
+            if event.get("kind") == "energy" and known and isinstance(joules, dict):
+                for name, value in joules.items():
+                    if isinstance(value, int | float):
+                        found[str(name)] = found.get(str(name), 0.0) + value
+    except TastemakerError:
+        return {}
+    return found
 
 
 def _outside(path: Path, kinds: tuple[str, ...]) -> Path | None:

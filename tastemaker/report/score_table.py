@@ -9,27 +9,54 @@ from tastemaker.report import words
 
 @dataclass(frozen=True)
 class Bar:
-    """One model's figure on a scale from 0 to 100."""
+    """One side's figure on a scale from 0 to 100; `place` says which line it is drawn on."""
 
-    model: str
+    place: str
     at: float
     low: float
     high: float
 
 
 @dataclass(frozen=True)
-class ScoreRow:
-    """One line of the scores as it is shown."""
+class Against:
+    """A side beside the reference: difference, its interval, and in how many prompts it won."""
 
-    title: str
-    meaning: str
-    models: Mapping[str, tuple[str, str]]
     difference: str
     interval: str
     direction: str
     better: int
     same: int
     worse: int
+    units: int
+    win_rate: str
+
+
+@dataclass(frozen=True)
+class SideRow:
+    """One side of one score; `against` is None for the reference and for a side alone."""
+
+    side: str
+    value: str
+    interval: str
+    against: Against | None
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One line of the scores as it is shown.
+
+    Attributes:
+        title: what it is called.
+        meaning: what it is.
+        sides: one entry a side.
+        units: prompts.
+        bars: both sides on one scale; empty with more than two, where each side has its own.
+    """
+
+    title: str
+    meaning: str
+    sides: tuple[SideRow, ...]
     units: int
     bars: tuple[Bar, ...]
 
@@ -40,43 +67,68 @@ def score_rows(summary: Mapping[str, Any]) -> list[ScoreRow]:
 
 
 def _row(line: Mapping[str, Any], style: str | None) -> ScoreRow:
-    label, unit = words.label(line, style), line["unit"]
-    models = {
-        name: (words.value(found["estimate"], unit), words.interval(found, unit))
-        for name, found in line["models"].items()
-    }
-    compared = "difference" in line
-    change = line.get("difference", {})
+    label, found = words.label(line, style), line["models"]
+    low, high = _scale(line)
+    bars = {side: _bar(one, low, high, "only") for side, one in found.items()}
+    several = len(found) > 2
+    both = [
+        Bar(place, bar.at, bar.low, bar.high)
+        for place, bar in zip(
+            ("only",) if len(found) == 1 else ("one", "two"), bars.values(), strict=False
+        )
+    ]
     return ScoreRow(
         title=label.title,
         meaning=label.meaning,
-        models=models,
-        difference=words.value(change["estimate"], unit, signed=True) if compared else "",
-        interval=words.interval(change, unit, signed=True) if compared else "",
-        direction=words.direction(line) if compared else "same",
-        better=line.get("better", 0),
-        same=line.get("same", 0),
-        worse=line.get("worse", 0),
-        units=next(iter(line["models"].values()))["units"],
-        bars=_bars(line),
+        sides=tuple(
+            SideRow(
+                side,
+                words.value(one["estimate"], line["unit"]),
+                words.interval(one, line["unit"]),
+                against_of(line, side) if side in line["against"] else None,
+                (bars[side],) if several else (),
+            )
+            for side, one in found.items()
+        ),
+        units=next(iter(found.values()))["units"],
+        bars=() if several else tuple(both),
     )
 
 
-def _bars(line: Mapping[str, Any]) -> tuple[Bar, ...]:
-    """Shares on a scale from 0 to 100 %; anything else from the lowest end to the highest."""
-    found = line["models"]
-    low, high = 0.0, 1.0
-    if line["unit"] != "share":
-        low = min(model["low"] for model in found.values())
-        high = max(model["high"] for model in found.values())
-        # A little room, so that no end touches the edge.
-        room = 0.08 * (high - low) or 1.0
-        low, high = low - room, high + room
+def against_of(line: Mapping[str, Any], side: str) -> Against:
+    """A side beside the reference, as it is shown.
 
-    def place(value: float) -> float:
+    Args:
+        line: has `unit`, `higher_is_better` and `against`.
+        side: one of `against`.
+    """
+    found, unit = line["against"][side], line["unit"]
+    rate = found["win_rate"]
+    return Against(
+        difference=words.value(found["difference"]["estimate"], unit, signed=True),
+        interval=words.interval(found["difference"], unit, signed=True),
+        direction=words.direction(found, higher_is_better=line["higher_is_better"]),
+        better=found["better"],
+        same=found["same"],
+        worse=found["worse"],
+        units=found["difference"]["units"],
+        win_rate=f"{words.value(rate['estimate'], 'share')} {words.interval(rate, 'share')}",
+    )
+
+
+def _scale(line: Mapping[str, Any]) -> tuple[float, float]:
+    """Shares on a scale from 0 to 100 %; anything else from the lowest end to the highest."""
+    if line["unit"] == "share":
+        return 0.0, 1.0
+    low = min(side["low"] for side in line["models"].values())
+    high = max(side["high"] for side in line["models"].values())
+    # A little room, so that no end touches the edge.
+    room = 0.08 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def _bar(found: Mapping[str, float], low: float, high: float, place: str) -> Bar:
+    def at(value: float) -> float:
         return round(100 * (value - low) / (high - low), 2)
 
-    return tuple(
-        Bar(name, place(model["estimate"]), place(model["low"]), place(model["high"]))
-        for name, model in found.items()
-    )
+    return Bar(place, at(found["estimate"]), at(found["low"]), at(found["high"]))

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 INK, FAINT = "#010101", "#020202"
-SERIES = ("#030301", "#030302", "#030303")
+SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305", "#030306")
 """Stand-ins that no plot uses otherwise; each becomes a variable of the page's style sheet."""
 
 _COLOURS = {
@@ -17,6 +17,9 @@ _COLOURS = {
     SERIES[0]: "var(--accent)",
     SERIES[1]: "var(--before)",
     SERIES[2]: "var(--good)",
+    SERIES[3]: "var(--blue)",
+    SERIES[4]: "var(--gold)",
+    SERIES[5]: "var(--violet)",
 }
 SIZE_IN = (5.0, 2.75)
 """Width and height, which set how large the letters are."""

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 Tone = Literal["good", "mixed", "unclear", "bad"]
 
-PRIMARY = ("style_share", "distance", "image_text", "concept_top1")
-"""What a run is judged by: the first of these that was measured."""
+PRIMARY = ("style", "likeness", "preference", "aesthetics", "text", "other")
+"""What a run is judged by: the first score that tells of the first of these."""
 
-GUARDS = ("image_text", "concept_top1")
-"""What a gain must not be bought with."""
+GUARD = "text"
+"""What a gain must not be bought with: that pictures show what their prompts say."""
 
 _FEW_PROMPTS = 30
 _MINUS, _THIN = "−", "\u202f"  # a true minus, and a narrow space that does not break
@@ -74,7 +74,34 @@ def label(line: Mapping[str, Any], style: str | None) -> Label:
             "in features of an independent network; 1 is one of those pictures itself",
         ),
     }
-    return known.get(line["name"], Label(line["name"].replace("_", " "), line["unit"]))
+    if line["name"] in known:
+        return known[line["name"]]
+    title = next((t for start, t in _TITLES.items() if line["name"].startswith(start)), None)
+    name = line["name"].replace("_", " ")
+    told = _ABOUT.get(line.get("about", ""), "")
+    backbone = str(line["backbone"]).partition("@")[0]
+    return Label(title or name[:1].upper() + name[1:], f"{line['unit']}{told}; {backbone}")
+
+
+_TITLES = {
+    "pick_score": "PickScore",
+    "hps_v2.1": "HPS v2.1",
+    "hps_v2.0": "HPS v2.0",
+    "image_reward": "ImageReward",
+    "laion_aesthetics": "LAION aesthetics",
+    "clip": "Fits its text (CLIP)",
+    "siglip": "Fits its text (SigLIP)",
+}
+_ABOUT = {
+    "preference": ", what people would prefer",
+    "aesthetics": ", looks whatever the text says",
+    "text": ", picture and prompt",
+}
+
+
+def side_title(side: str) -> str:
+    """A side as a heading: its own name; `before` and `after` with a capital."""
+    return side.capitalize() if side in ("before", "after") else side
 
 
 def value(number: float, unit: str, *, signed: bool = False) -> str:
@@ -83,7 +110,7 @@ def value(number: float, unit: str, *, signed: bool = False) -> str:
         text = f"{abs(number) * 100:.0f}"
         suffix = f"{_THIN}points" if signed else f"{_THIN}%"
     else:
-        places = {"cosine": 3, "distance": 2, "rank": 1}.get(unit, 3)
+        places = {"distance": 2, "rank": 1, "cosine x 100": 2, "logit": 2}.get(unit, 3)
         text, suffix = f"{abs(number):.{places}f}", ""
     if float(text) == 0:
         return ("±" if signed else "") + text + suffix
@@ -96,44 +123,59 @@ def interval(found: Mapping[str, float], unit: str, *, signed: bool = False) -> 
     return "[" + ", ".join(end.split(_THIN)[0] for end in ends) + "]"
 
 
-def direction(line: Mapping[str, Any]) -> Literal["better", "worse", "same"]:
-    """Whether the whole interval of the difference lies on one side of zero."""
-    low, high = line["difference"]["low"], line["difference"]["high"]
+Direction = Literal["better", "worse", "same"]
+
+
+def direction(found: Mapping[str, Any], *, higher_is_better: bool) -> Direction:
+    """Whether the whole interval of `difference` lies on one side of zero."""
+    low, high = found["difference"]["low"], found["difference"]["high"]
     if low <= 0 <= high:
         return "same"
-    return "better" if (low > 0) == line["higher_is_better"] else "worse"
+    return "better" if (low > 0) == higher_is_better else "worse"
 
 
 def primary(scores: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The line that a run is judged by, or None when nothing was measured."""
-    by_name = {line["name"]: line for line in scores}
-    return next((by_name[name] for name in PRIMARY if name in by_name), None)
+    return min(scores, key=lambda line: PRIMARY.index(line["about"]), default=None)
 
 
-def verdict(summary: Mapping[str, Any]) -> Verdict:
-    """The result of an evaluation in words."""
+def verdict(summary: Mapping[str, Any], side: str | None = None) -> Verdict:
+    """The result of an evaluation in words.
+
+    Args:
+        summary: `summary.json`.
+        side: the one in question; the last one when not given.
+    """
     line = primary(summary["scores"])
-    prompts = summary["prompts"]
+    prompts, focus = summary["prompts"], side or str(summary["sides"][-1])
     if line is None:
         text = f"Pictures of {prompts} prompts were made; nothing could be scored."
         return Verdict("unclear", text, "No score", tuple(summary["notes"]))
-    title = label(line, summary["style"]).title
-    if "difference" not in line:
-        (found,) = line["models"].values()
+    title, unit = label(line, summary["style"]).title, line["unit"]
+    found = line["models"][focus]
+    if focus not in line["against"]:
         head = (
-            f"{title}: {value(found['estimate'], line['unit'])} {interval(found, line['unit'])} "
+            f"{title}: {value(found['estimate'], unit)} {interval(found, unit)} "
             f"of {prompts} prompts."
-            if line["unit"] == "share"
-            else f"{title}: {value(found['estimate'], line['unit'])} over {prompts} prompts."
+            if unit == "share"
+            else f"{title}: {value(found['estimate'], unit)} over {prompts} prompts."
         )
         return Verdict("unclear", head, "One model, compared with none", _notes(summary))
-    before, after = (value(m["estimate"], line["unit"]) for m in line["models"].values())
-    of = "of" if line["unit"] == "share" else "over"
-    head = f"{title}: {before}{_ARROW}{after} {of} {line['difference']['units']} prompts."
-    guards = [g for g in summary["scores"] if g["name"] in GUARDS and g is not line]
-    lost = [g for g in guards if "difference" in g and direction(g) == "worse"]
-    tone, sentence = _judged(line, guards, lost)
-    return Verdict(tone, head, sentence, _details(summary, line, guards), (before, after))
+    before = value(line["models"][summary["reference"]]["estimate"], unit)
+    after, units = value(found["estimate"], unit), line["against"][focus]["difference"]["units"]
+    of = "of" if unit == "share" else "over"
+    head = f"{title}: {before}{_ARROW}{after} {of} {units} prompts."
+    guards = [g for g in summary["scores"] if g["about"] == GUARD and g is not line]
+    guards = [g for g in guards if focus in g["against"] and g["name"] != "concept_rank"]
+    lost = [g for g in guards if moved(g, focus) == "worse"]
+    tone, sentence = _judged(summary, line, guards, lost, focus)
+    details = _details(summary, line, guards, focus)
+    return Verdict(tone, head, sentence, details, (before, after))
+
+
+def moved(line: Mapping[str, Any], side: str) -> Direction:
+    """Whether a side is clearly better or worse than the reference in one line."""
+    return direction(line["against"][side], higher_is_better=line["higher_is_better"])
 
 
 LEAST_PROMPTS = 20
@@ -141,21 +183,25 @@ LEAST_PROMPTS = 20
 
 
 def _judged(
+    summary: Mapping[str, Any],
     line: Mapping[str, Any],
     guards: Sequence[Mapping[str, Any]],
     lost: Sequence[Mapping[str, Any]],
+    focus: str,
 ) -> tuple[Tone, str]:
-    if line["difference"]["units"] < LEAST_PROMPTS:
+    if line["against"][focus]["difference"]["units"] < LEAST_PROMPTS:
         return "unclear", "Too few prompts to call it a gain or a loss."
-    moved = direction(line)
-    what = " and ".join(_LOSSES[g["name"]] for g in lost)
-    if moved == "better" and not guards:
+    went = moved(line, focus)
+    what = " and ".join(dict.fromkeys(_loss(g, summary["style"]) for g in lost))
+    if went == "better" and not guards and line["about"] == GUARD:
+        return "good", "A clear gain."
+    if went == "better" and not guards:
         return "mixed", "A clear gain; whether the pictures still fit their texts was not measured."
-    if moved == "better" and not lost:
+    if went == "better" and not lost:
         return "good", "A clear gain, and no measurable loss beside it."
-    if moved == "better":
+    if went == "better":
         return "mixed", f"A clear gain, but it was paid for: {what}."
-    if moved == "worse":
+    if went == "worse":
         return "bad", f"The training made this worse{f', and {what}' if lost else ''}."
     if lost:
         return "bad", f"No clear gain, and a clear loss: {what}."
@@ -168,24 +214,67 @@ _LOSSES = {
 }
 
 
+def _loss(line: Mapping[str, Any], style: str | None) -> str:
+    return _LOSSES.get(line["name"], f"“{label(line, style).title}” fell")
+
+
 def _details(
-    summary: Mapping[str, Any], line: Mapping[str, Any], guards: Sequence[Mapping[str, Any]]
+    summary: Mapping[str, Any],
+    line: Mapping[str, Any],
+    guards: Sequence[Mapping[str, Any]],
+    focus: str,
 ) -> tuple[str, ...]:
-    percent = value(line["difference"]["level"], "share")
-    found = [f"Difference {_difference(line)}, {percent} interval over prompts."]
+    own = line["against"][focus]
+    percent = value(own["difference"]["level"], "share")
+    named = "" if summary["sides"] == ["before", "after"] else f"{focus} against "
+    named += "" if not named else f"{summary['reference']}: "
+    start = f"{named}difference" if named else "Difference"
+    found = [f"{start} {_difference(line, focus)}, {percent} interval over prompts."]
     for guard in guards:
         name = label(guard, summary["style"]).title
         verb = {
             "better": "rose",
             "worse": "fell",
             "same": "did not change measurably",
-        }[direction(guard)]
-        found.append(f"“{name}” {verb}: {_difference(guard)}.")
+        }[moved(guard, focus)]
+        found.append(f"“{name}” {verb}: {_difference(guard, focus)}.")
+    others = [side for side in line["against"] if side != focus]
+    if others:
+        told = "; ".join(f"{side} {_difference(line, side)}" for side in others)
+        found.append(f"The other sides against {summary['reference']}: {told}.")
+    if summary.get("choice"):
+        found.append(choice_sentence(summary))
     return (*found, *_notes(summary))
 
 
-def _difference(line: Mapping[str, Any]) -> str:
-    change, unit = line["difference"], line["unit"]
+def choice_sentence(summary: Mapping[str, Any]) -> str:
+    """How the best side was chosen, and what the prompts say that did not choose it."""
+    choice = summary["choice"]
+    line = next(one for one in summary["scores"] if one["name"] == choice["rule"]["score"])
+    title = label(line, summary["style"]).title
+    if choice["best"] is None:
+        return f"No side passes the rule of the choice (by “{title}”)."
+    able = sum(point["passes"] for point in choice["curve"])
+    by = {"mean": "the mean of", "win_rate": "the win rate in"}[choice["rule"]["by"]]
+    text = (
+        f"{choice['best']} was chosen of {able} that pass, by {by} “{title}” on "
+        f"{choice['decided_on']} prompts."
+    )
+    confirmed = choice["confirmed"]
+    if confirmed is None:
+        return f"{text} No other prompts confirm it: the best of several looks better than it is."
+    change = _change(confirmed["difference"], line["unit"])
+    return (
+        f"{text} On the {choice['confirmed_on']} others its difference from {choice['reference']} "
+        f"is {change}."
+    )
+
+
+def _difference(line: Mapping[str, Any], side: str) -> str:
+    return _change(line["against"][side]["difference"], line["unit"])
+
+
+def _change(change: Mapping[str, Any], unit: str) -> str:
     return f"{value(change['estimate'], unit, signed=True)} {interval(change, unit, signed=True)}"
 
 
@@ -204,7 +293,9 @@ def _notes(summary: Mapping[str, Any]) -> tuple[str, ...]:
         )
     lacking = sum(summary.get("missing", {}).values())
     if lacking:
-        notes.append(f"{lacking} pictures are missing; only complete prompts were compared.")
+        out = summary.get("prompts_left_out", 0)
+        left = f" and {several(out, 'prompt')} left out" if out else ""
+        notes.append(f"{lacking} pictures are missing{left}; only complete prompts were compared.")
     return tuple(notes)
 
 

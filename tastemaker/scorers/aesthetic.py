@@ -90,7 +90,15 @@ class LinearHead:
             InputError: no such file, a file that would run code, or another kind of head.
         """
         path = _only_file(place)
-        arrays = _arrays(path)
+        return cls.of(_arrays(path), path)
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Any], path: Path) -> "LinearHead":
+        """From the arrays of a file: five layers, or one affine map.
+
+        Raises:
+            InputError: it is another kind of head.
+        """
         names = set(arrays)
         for weight, bias in (("w", "b"), ("weight", "bias")):
             if names == {weight, bias}:

@@ -11,6 +11,7 @@ from tastemaker.scorers.image_text import ImageText
 from tastemaker.scorers.nouns import Nouns
 from tastemaker.scorers.nsfw import Nsfw
 from tastemaker.scorers.pixel_facts import Pixels
+from tastemaker.scorers.quality import Quality
 from tastemaker.scorers.tags import Tags
 from tastemaker.scorers.text_area import TextArea
 from tastemaker.scorers.watermark import Watermark
@@ -23,6 +24,7 @@ AnyOperation: TypeAlias = Annotated[
     | Embedding
     | ImageText
     | Aesthetic
+    | Quality
     | Tags
     | Watermark
     | Caption,

