@@ -14,20 +14,25 @@ One line a seed, then all seeds together: a prompt's margins are averaged over t
 that it still counts once. A run that was killed goes on; a finished one is only read.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/alignment.py --full [--seeds 0 1 2] [--out runs/alignment]
-Without --full a few minutes of a shortened form, which shows that it works and nothing else.
+Without --full a few minutes of a shortened form, which shows that it works and nothing else. With
+--pictures FOLDER also METHOD.png, a dozen prompts of the first seed drawn by all models.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
 from tastemaker.cli.app import main as tastemaker
+from tastemaker.report.grids import RowOfPictures, write_sheet
 from tastemaker.stats.paired import mean_interval, paired_difference
 from tastemaker.stats.winrate import wilson
+from tastemaker.store.images import load_image
+from tastemaker.store.samples import read_samples
 from tastemaker.store.scores import read_scores
 
 METHODS: Mapping[str, str] = {
@@ -52,12 +57,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=None)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--out", type=Path, default=Path("runs/alignment"))
+    parser.add_argument("--pictures", type=Path, default=None, help="a folder for sheets")
     options = parser.parse_args()
     seeds = options.seeds or ([0, 1, 2] if options.full else [0])
     out = options.out / ("full" if options.full else "short")
     for seed in seeds:
         for method in options.methods:
             _run(method, seed, out, () if options.full else SHORT)
+    for method in options.methods if options.pictures else ():
+        _sheet(_place(out, method, seeds[0]), method, options.pictures)
     print("| method | comparison | seed | win rate | style before | style after | text |")
     print("|---|---|---|---|---|---|---|")
     for method in options.methods:
@@ -84,6 +92,30 @@ def _run(method: str, seed: int, out: Path, arguments: Sequence[str]) -> None:
         sys.exit(code)
     spent = time.process_time() - began
     print(f"tiny/{method}, seed {seed}: {spent:.0f} CPU seconds", file=sys.stderr)
+
+
+def _sheet(place: Path, method: str, folder: Path) -> None:
+    """Twelve prompts by the hash of their ids, so by lot, each drawn from one noise."""
+    called = METHODS[method]
+    folders = [_newest(place, name) for name in ("base", "sft-drawn", f"{called}-drawn")]
+    drawn = [[s for s in read_samples(place) if not s.sample_index] for place in folders]
+    files = [
+        {s.prompt_id: place / s.file for s in some}
+        for place, some in zip(folders, drawn, strict=True)
+    ]
+    texts = {s.prompt_id: s.prompt for s in drawn[0]}
+    chosen = sorted(texts, key=lambda i: blake2b(i.encode()).digest())[:12]
+    rows = [
+        RowOfPictures(texts[one], tuple(load_image(side[one]).pixels for side in files))
+        for one in chosen
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_sheet(folder / f"{method}.png", ("base", "fine-tuned", called), rows, tiles=12)
+
+
+def _newest(place: Path, step: str) -> Path:
+    """The samples of a step: older ones are of other settings."""
+    return max((place / "steps" / step).glob("*/samples"), key=_age)
 
 
 def _values(place: Path, step: str, scorer: str) -> Values:

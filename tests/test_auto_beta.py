@@ -2,11 +2,14 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from tastemaker.objectives.auto_beta import AutoBeta, MarginAverage
+from tastemaker.objectives.dpo import DPO
+from tastemaker.objectives.pairs import LINKS
 
 
 def after(rule: AutoBeta, steps: list[list[float]], average: MarginAverage | None = None):
@@ -42,6 +45,26 @@ def test_steps_without_a_margin_say_nothing() -> None:
     assert rule.beta(average, first=777.0).item() == 777.0
     seen = after(rule, [[0.1]])
     assert after(rule, [[0.0]], seen).state() == seen.state()
+
+
+@pytest.mark.parametrize("link", ["logistic", "ipo"])
+def test_only_links_that_push_can_have_it(link: Any) -> None:
+    """Free margins, moved by the gradient of their loss: with IPO's they shrink to 0."""
+    rule = AutoBeta(decay=0.0)
+    margins = torch.linspace(0.5, 1.5, 8, dtype=torch.float64)
+    average = rule.updated(MarginAverage.empty(), margins.sum(), torch.tensor(8.0))
+    for _ in range(200):
+        u = margins.clone().requires_grad_(True)
+        loss = LINKS[link](u, rule.beta(average, 1.0).double()).sum()
+        (slope,) = torch.autograd.grad(loss, u)
+        margins = margins - 0.05 * slope
+        average = rule.updated(average, margins.abs().sum(), torch.tensor(8.0))
+    if link == "logistic":
+        assert margins.mean() > 2.0
+        return
+    assert margins.abs().max() < 1e-3
+    with pytest.raises(ValueError, match="pulls margins"):
+        DPO(link="ipo", auto_beta=rule)
 
 
 def test_beta_stays_in_its_bounds() -> None:

@@ -18,7 +18,7 @@ from tastemaker.store.generated_latents import GeneratedLatents
 from tastemaker.store.hashing import hash_file
 from tastemaker.store.latent_sets import LatentSet
 from tastemaker.store.pair_sets import PairSet, PairSetFacts, write_pair_set
-from tastemaker.training.latent_source import FIXED
+from tastemaker.training.kept_latents import FIXED
 from tastemaker.training.order import DataOrder
 from tastemaker.training.pair_source import CachedPairs, PairsAhead, check_pairs
 from tests.latents_made import place_of, position_picture, shrinks

@@ -123,6 +123,29 @@ def test_pick_a_pic(tell, work: Path) -> None:
     assert half.facts.made_with["rules"]["ties"] == "half"
 
 
+def test_pairs_of_one_kind_of_generator(tell, work: Path) -> None:
+    """`dreamlike_pairs_only` of the DPO authors: "dream" in both names, whichever versions."""
+    dream, diffusion = "dreamlike-art/dreamlike-photoreal-2.0", "dreamlike-diffusion-1.0"
+    made_by = [(dream, dream), (dream, diffusion), ("sdxl-0.9", dream), ("sd21", "sd21")]
+    pick_a_pic(
+        work / "train-0.parquet",
+        [
+            row(n, colour, "white", 1.0, model_0=one, model_1=other)
+            for n, (colour, (one, other)) in enumerate(
+                zip(("red", "blue", "green", "navy"), made_by, strict=True)
+            )
+        ],
+    )
+    tell("collect", "train-0.parquet", "-o", "run")
+    words = ("pairs", "collection=run", "-o", "run", "--json")
+    for rules, expected in (
+        (("model_contains=dream",), {"text 0", "text 1"}),
+        (("model_contains=dream", "same_model=true"), {"text 0"}),
+        (("same_model=true",), {"text 0", "text 3"}),
+    ):
+        assert {pair.prompt for pair in made(tell(*words, *rules)).pairs()} == expected
+
+
 def test_a_file_with_everything_that_can_be_wrong(tell, work: Path) -> None:
     for number, name in enumerate(("a", "b", "c")):
         picture(work / "data" / f"{name}.png", number)

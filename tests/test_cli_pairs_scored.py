@@ -18,7 +18,7 @@ from tastemaker.records.size import Size
 from tastemaker.store import jsonl, picture_identities
 from tastemaker.store.generated_latents import GeneratedLatents
 from tastemaker.store.latent_sets import LatentSet
-from tastemaker.training.latent_source import FIXED
+from tastemaker.training.kept_latents import FIXED
 from tastemaker.training.pair_source import CachedPairs
 from tests.pairs_made import dropped, lines, made, names, sample, sample_set, scores
 from tests.tiny_models import saved_sdxl
@@ -96,6 +96,23 @@ def test_two_sets_and_their_names_in_the_scores(tell, work: Path) -> None:
     assert (pair.fact("winner_model"), pair.fact("loser_model")) == ("second", "first")
     alone = tell(*words, "source.models={before: first, after: second}", "same_model=true")
     assert "no pair (2 alone with its prompt)" in alone.err
+
+
+@pytest.mark.parametrize("backbone", ["clip", "siglip"])
+def test_a_judge_selects_nothing_and_its_backbone_is_looked_at(tell, work: Path, backbone) -> None:
+    """The judge would turn the pair round; where it looks with the same eyes, this is told."""
+    sample_set(work / "samples", ["a cat"])
+    rows = [
+        {"scorer": scorer, "value": value, "backbone": eyes, "file": f"a-cat_{n:02d}.png"}
+        for scorer, eyes, values in (("taste", "clip", (1.0, 2.0)), ("judge", backbone, (9.0, 0.0)))
+        for n, value in enumerate(values)
+    ]
+    lines(work / "s.jsonl", [{"model": "base", **row} for row in rows])
+    words = (*SCORED, "scores=s.jsonl", "source.higher_is_better=true", "-o", "run", "--json")
+    told = tell(*words, "source.held_out_scorer=judge")
+    assert names(made(told)) == {"a cat": ("a-cat_01.png", "a-cat_00.png", 1.0)}
+    notes = told.value["steps"][-1]["results"]["notes"]
+    assert ["has the backbone of taste" in note for note in notes] == [True] * (backbone == "clip")
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,14 @@ import torch
 from tastemaker.errors import InputError, StaleCache
 from tastemaker.records.finding import Finding
 from tastemaker.records.run import Artefact
-from tastemaker.stages import fit_pairs
+from tastemaker.stages import cache_pairs, fit_pairs
 from tastemaker.store import jsonl
 from tastemaker.store.checkpoints import CheckpointStore
 from tastemaker.store.retention import read_best
 from tastemaker.store.rundir import StepDir
 from tastemaker.training.preference import PairTask
 from tests.pair_runs import FIELDS, FULL, fitted, prepared_pairs, result
-from tests.tiny_run import step_dir
+from tests.tiny_run import run_step, step_dir
 
 EMA = {"objective": {"reference": {"kind": "ema", "decay": 0.5}}}
 TABLE = {"objective": {"reference": {"kind": "table", "draws": 2}}}
@@ -25,18 +25,31 @@ WAYS: dict[str, dict[str, Any]] = {
     "adapters off": {"ema_decay": 0.9},
     "frozen copy": {"method": FULL, "empty_prompts": 0.0},
     "ema": {**EMA, "micro_batch": 2},
-    "ipo with auto beta": {
-        "objective": {"link": "ipo", "auto_beta": {}, "reference": {"kind": "ema"}}
-    },
+    "ema with auto beta": {"objective": {"auto_beta": {}, "reference": {"kind": "ema"}}},
     "table": TABLE,
     "sft": {"objective": {"kind": "sft_winners", "weighting": "soft_min_snr"}},
     "bf16 weights, ema": {**EMA, "precision": "bf16-weights"},
+    "spin": {"objective": {"convention": "spin", "reference": {"kind": "iterate"}}},
+    "turbo, fp16": {
+        "preset": "sdxl-turbo", "precision": "fp16", "method": FULL,
+        "objective": {
+            "link": "ipo", "guard": "sdpo", "sft_weight": 0.1, "label_smoothing": 0.1,
+        },
+    },
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artefact]:
     return prepared_pairs(tmp_path_factory.mktemp("pairs"), tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def iterate(given: dict[str, Artefact], tmp_path_factory: pytest.TempPathFactory) -> Artefact:
+    """Adapters that a run starts from, as SPIN's next iteration does."""
+    step = step_dir(tmp_path_factory.mktemp("iterate"), "fit")
+    fitted(step, given, images_total=8)
+    return Artefact("adapter", step.path / "adapter", "a")
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +78,11 @@ def ends_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_stopped_and_gone_on_with_equals_no_stop(way, given, tmp_path, monkeypatch) -> None:
+def test_stopped_and_gone_on_with_equals_no_stop(
+    way, given, iterate, tmp_path, monkeypatch
+) -> None:
+    if way == "spin":
+        given = {**given, "adapter": iterate}
     whole, stopped = step_dir(tmp_path / "a", "fit"), step_dir(tmp_path / "b", "fit")
     manifest = fitted(whole, given, **WAYS[way])
     with monkeypatch.context() as patched:
@@ -137,6 +154,11 @@ def test_a_table_is_made_once_and_says_what_the_reference_says(given, tmp_path, 
     assert same(result(first), result(second))
     with pytest.raises(StaleCache, match="seed"):
         fitted(step_dir(tmp_path, "x"), {**given, **table}, **TABLE, empty_prompts=0.0, seed=1)
+    inputs = {"pairs": given["pairs"], "model": given["model"]}
+    _, cached = run_step(cache_pairs, step_dir(tmp_path, "cache"), inputs, size_px=32, dtype="fp32")
+    other = {"cache": Artefact("pair_cache", cached["pair_cache"].path, "c2")}
+    with pytest.raises(StaleCache, match="latents"):
+        fitted(step_dir(tmp_path, "z"), {**given, **table, **other}, **TABLE, empty_prompts=0.0)
     fields = {**TABLE, "empty_prompts": 0.0, "precision": "bf16"}
     with pytest.raises(StaleCache, match="precision"):
         fitted(step_dir(tmp_path, "y"), {**given, **table}, **fields)

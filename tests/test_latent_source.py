@@ -1,6 +1,7 @@
 """Latents as training sees them: crops, samples, and the sizes that belong to them."""
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +18,18 @@ from tastemaker.records.run import Artefact
 from tastemaker.records.size import ImageSizes, Size
 from tastemaker.stages import cache, fit
 from tastemaker.store import pictures
+from tastemaker.store.latent_reader import LatentReader
 from tastemaker.store.latent_sets import LatentSet, write_latent_set
-from tastemaker.store.latents import LatentCache, LatentEntry, LatentFormat, latent_key
+from tastemaker.store.latents import (
+    CachedLatent,
+    LatentCache,
+    LatentEntry,
+    LatentFormat,
+    latent_key,
+)
 from tastemaker.store.resize import crop_sizes, cut_out
-from tastemaker.training.latent_source import FIXED, VisitedLatents
+from tastemaker.training.kept_latents import FIXED
+from tastemaker.training.latent_source import VisitedLatents
 from tastemaker.training.read_ahead import ReadAhead
 from tests.latents_made import ids_of, place_of, position_picture, shrinks
 from tests.tiny_models import saved_sdxl
@@ -161,12 +170,24 @@ def test_a_visit_gets_a_fresh_sample_of_the_posterior(tmp_path):
 
 def test_small_memory_changes_nothing(tmp_path, monkeypatch):
     found = a_set(tmp_path, 3, logvar=True)
-    large, small = VisitedLatents(found, seed=0), VisitedLatents(found, seed=0)
-    small._room = 200
+    large = VisitedLatents(found, seed=0)
+    monkeypatch.setattr("tastemaker.training.kept_latents._MEMORY_BYTES", 200)
+    small = VisitedLatents(found, seed=0)
+    asked: dict[LatentReader, list[int]] = {}
+    once = LatentReader.read_one
+
+    def counted(reader: LatentReader, number: int) -> CachedLatent:
+        asked.setdefault(reader, []).append(number)
+        return once(reader, number)
+
+    monkeypatch.setattr(LatentReader, "read_one", counted)
     for visit in range(10):
         for i in "012":
             assert torch.equal(large(i, visit)[0], small(i, visit)[0])
-    assert (len(large._kept), len(small._kept)) == (9, 1)
+    often, rarely = (Counter(numbers) for numbers in asked.values())
+    assert set(often.values()) == {1}
+    assert set(rarely) == set(often)
+    assert [count for count in rarely.values() if count == 1] == [1]
 
 
 def test_a_resumed_run_draws_the_same_crops(tmp_path, given, monkeypatch):

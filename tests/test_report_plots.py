@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from tastemaker.report.grids import RowOfPictures, write_sheet
-from tastemaker.report.plots import Curve, Panel, panel_svg, training_panels
+from tastemaker.report.panel import Curve, Panel
+from tastemaker.report.plots import panel_svg, training_panels
 
 
 def test_a_log_with_gaps_and_nulls_is_drawn() -> None:

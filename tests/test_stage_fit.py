@@ -141,7 +141,7 @@ def test_lora_trains_the_adapter_and_leaves_the_base_alone(given, tmp_path):
     step = step_dir(tmp_path, "fit")
     before = {f: f.read_bytes() for f in Path(given["model"].path).rglob("*.safetensors")}
     manifest = work(step, given, **LORA)
-    assert manifest.outputs == {"adapter": "adapter", "log": "log"}
+    assert manifest.outputs == {"adapter": "adapter", "log": "log", "checkpoints": "checkpoints"}
     counts = dict(manifest.counts)
     assert counts.pop("MiB of checkpoints") >= 0  # a toy model: rounded to none
     assert counts == {
@@ -167,7 +167,7 @@ def test_lora_trains_the_adapter_and_leaves_the_base_alone(given, tmp_path):
 def test_a_full_fit_changes_the_named_parts_only(given, tmp_path):
     step = step_dir(tmp_path, "fit")
     manifest = work(step, given, method={"kind": "full"}, ema_decay=0.5)
-    assert manifest.outputs == {"model": "model", "log": "log"}
+    assert manifest.outputs == {"model": "model", "log": "log", "checkpoints": "checkpoints"}
     after, before = load_family(step.path / "model"), load_family(str(given["model"].path))
     for name, part in before.parts.items():
         pairs = zip(

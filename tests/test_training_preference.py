@@ -273,6 +273,7 @@ def test_validation_compares_with_the_start() -> None:
         # An EMA of decay 0 is the policy itself by now: no drift would show against it.
         assert later["validation/winner_drift"] != 0.0
         assert later["validation/margin"] != 0.0
+        assert start["probe/moved"] == 0.0 < later["probe/moved"]
         assert any(v != 0.5 for n, v in later.items() if n.startswith("validation/accuracy_t"))
         if kind != "none":
             assert start["validation/loss"] == pytest.approx(0.693147, abs=1e-6)
@@ -342,14 +343,14 @@ def test_no_held_out_pairs_no_figures() -> None:
 def test_recipes_open_what_they_say() -> None:
     config = DpoObjective.model_validate(
         {
-            "beta": 2000.0, "convention": "spin", "link": "ipo", "guard": "sdpo", "guard_mu": 0.6,
+            "beta": 2000.0, "convention": "spin", "link": "hinge", "guard": "sdpo", "guard_mu": 0.6,
             "reference": {"kind": "ema", "decay": 0.99}, "auto_beta": {"gradient": 0.3},
             "sft_weight": 1.0,
         }
     )  # fmt: skip
     assert config.reference == EmaModel(decay=0.99)
     assert config.open() == DPO(
-        2000.0, "spin", "ipo", 0.0, "sdpo", 0.6, "native", 1.0, 0.0, AutoBeta(0.3), "ema"
+        2000.0, "spin", "hinge", 0.0, "sdpo", 0.6, "native", 1.0, 0.0, AutoBeta(0.3), "ema"
     )
     assert DpoObjective().open() == DPO()
     assert FollowingBeta().open() == AutoBeta()
@@ -360,6 +361,7 @@ def test_recipes_open_what_they_say() -> None:
 @pytest.mark.parametrize(
     ("model", "wrong"),
     [
+        (DpoObjective, {"link": "ipo", "auto_beta": {}}),
         (DpoObjective, {"beta": 0.0}), (DpoObjective, {"reference": {"kind": "twin"}}),
         (FollowingBeta, {"least": 2.0, "most": 1.0}), (DivergenceGuard, {"warn_rise": 0.9}),
     ],

@@ -1,5 +1,6 @@
 """The `tastemaker` command: its verbs, and how errors reach the user."""
 
+import logging
 import os
 import sys
 import traceback
@@ -109,6 +110,8 @@ def main(
         The exit code.
     """
     words = list(sys.argv[1:] if words is None else words)
+    # On import it tells of a kernel that nothing here uses.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     session = Session(words, stages)
     if (processes := launched()) is None:
         return _command(words, session)

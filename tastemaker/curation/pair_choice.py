@@ -38,10 +38,10 @@ class PairRules(Config):
     """Smallest margin of a preference, in the source's unit. Above 0, a preference without a known
     margin is dropped too; ties are for `ties` to decide."""
     same_model: bool = False
-    """Only pairs whose pictures were made by one model (Diffusion-DPO's `dreamlike_pairs_only` is
-    this with `model_contains: dream`)."""
+    """Only pairs whose pictures were made by one model."""
     model_contains: str = ""
-    """Only pairs whose two models have this in their names."""
+    """Only pairs whose two models have this in their names: `dream` is Diffusion-DPO's
+    `dreamlike_pairs_only`."""
     where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Fact of the source -> wanted values, such as `split: [train]`."""
     repeats: Literal["merge", "keep"] = "merge"

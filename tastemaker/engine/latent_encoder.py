@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import groupby, islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from tastemaker.store.pictures import SelectedPictures
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from tastemaker.models.autoencoder import Autoencoder
     from tastemaker.store.latents import LatentCache, LatentEntry, LatentFormat, WantedLatent
 
 VaePrecision = Literal["fp32", "bf16", "fp16", "fp16-weights"]
@@ -94,6 +95,32 @@ class LatentEncoder:
             return [m for part in parts for m in part[0]], [v for part in parts for v in part[1]]
         # Copies, so that a latent that is kept does not keep its whole batch.
         return [m.clone() for m in means.cpu()], [v.clone() for v in logvars.cpu()]
+
+
+def open_encoder(
+    vae: "nn.Module",
+    precisions: Sequence[VaePrecision],
+    other: str | None = None,
+    other_precisions: Sequence[VaePrecision] = (),
+) -> tuple[LatentEncoder, str]:
+    """What encodes, and the hash of the second autoencoder, empty where there is none.
+
+    Args:
+        vae: the model's own autoencoder.
+        precisions: of it.
+        other: where a further one lies.
+        other_precisions: of that.
+
+    Raises:
+        InputError: there is none, or its latents are of another shape or scale.
+    """
+    from tastemaker.models.autoencoder import weights_hash
+    from tastemaker.models.second_autoencoder import load_second_autoencoder
+
+    if other is None:
+        return LatentEncoder(vae, precisions), ""
+    further = load_second_autoencoder(other, cast("Autoencoder", vae))
+    return LatentEncoder(vae, precisions, further, other_precisions), weights_hash(further)
 
 
 @dataclass

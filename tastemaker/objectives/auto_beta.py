@@ -8,6 +8,9 @@ hundreds of times too weak. Here beta is set such that a margin of average size 
 with the margin u in the unit of the convention (`objectives.pairs`), and g the share of the largest
 possible gradient that a pair of average margin keeps: sigmoid(-beta u) = g. SimpleTuner's
 `auto_beta` is this with u = m / 2 and g = 0.2; its average restarts when a run is resumed.
+
+Not for IPO, which pulls every margin to 1 / (2 beta): that is then 0.36 of the average one (with
+g = 0.2), always less than there is, and all margins shrink to 0.
 """
 
 import math
@@ -18,6 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 Number = Float[Tensor, ""]
+
+NO_IPO = "it pulls margins to a share of their own average, and so to 0"
 
 
 @dataclass(frozen=True)

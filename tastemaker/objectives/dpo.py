@@ -13,7 +13,7 @@ from tastemaker.diffusion.errors import per_image_mse
 from tastemaker.diffusion.precision import widen
 from tastemaker.diffusion.schedule import DiscreteSchedule
 from tastemaker.diffusion.weighting import Weighting
-from tastemaker.objectives.auto_beta import AutoBeta
+from tastemaker.objectives.auto_beta import NO_IPO, AutoBeta
 from tastemaker.objectives.pairs import (
     CONVENTIONS,
     LINKS,
@@ -110,6 +110,8 @@ class DPO:
             raise ValueError(f"label_smoothing must lie in [0, 0.5), got {got}")
         if not 0.0 <= self.guard_mu <= 1.0:
             raise ValueError(f"guard_mu must lie in [0, 1], got {self.guard_mu}")
+        if self.auto_beta is not None and self.link == "ipo":
+            raise ValueError(f"auto_beta with the link ipo: {NO_IPO}")
         if self.sft_weight < 0 or self.noise_offset < 0:
             raise ValueError("sft_weight and noise_offset must not be below 0")
 

@@ -27,7 +27,8 @@ def single_step(
 
     Words are `key=value` pairs of the stage's configuration, `seed=N`, or places of inputs: several
     places go to the inputs in order; a single one (mostly a run folder) stands for every input
-    that is required, no model and not given by name. An input that is a list takes all places.
+    that is required, no model and not given by name. An input that is a list takes all places,
+    unless others are required and it is not.
 
     Args:
         stage: name of the stage.
@@ -72,14 +73,14 @@ def _placed(
         if field not in typed
         and (field not in in_recipe or config.model_fields[field].is_required())
     }
-    lists = [field for field in free if _is_list(config.model_fields[field].annotation)]
     if not places:
         return {}
+    data = [field for field, kinds in free.items() if "model" not in kinds.split("|")]
+    needed = [field for field in data if _takes_place(config.model_fields[field])]
+    lists = [f for f in needed or free if _is_list(config.model_fields[f].annotation)]
     if lists:
         return {lists[0]: places}
     if len(places) == 1:
-        data = [field for field, kinds in free.items() if "model" not in kinds.split("|")]
-        needed = [field for field in data if _takes_place(config.model_fields[field])]
         return dict.fromkeys(needed or data[:1] or list(free)[:1], places[0])
     if len(places) > len(free):
         raise RecipeError(

@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from tastemaker.errors import TastemakerError
 from tastemaker.report import words
+from tastemaker.report.comparison import Comparison
 from tastemaker.report.svg import FAINT, INK, SERIES, Chart, bare_axes, figure_svg, short_count
+from tastemaker.store.fit_base import read_fit_base
 
 
 @dataclass(frozen=True)
@@ -22,17 +26,19 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Best:
-    """The choice as it is shown."""
+    """The choice as it is shown; `take` is the command that exports it."""
 
     side: str | None
     rule: str
     sentence: str
     chart: Chart
     candidates: tuple[Candidate, ...]
+    take: str = ""
 
 
-def best_section(summary: Mapping[str, Any], salt: str) -> Best | None:
+def best_section(comparison: Comparison, salt: str) -> Best | None:
     """The choice of an evaluation; None where none was asked for."""
+    summary = comparison.summary
     choice = summary.get("choice")
     if not choice:
         return None
@@ -59,7 +65,24 @@ def best_section(summary: Mapping[str, Any], salt: str) -> Best | None:
         sentence=words.choice_sentence(summary),
         chart=Chart(shown, note, svg),
         candidates=tuple(_candidate(point, choice, lines, style) for point in choice["curve"]),
+        take=_take(comparison),
     )
+
+
+def _take(comparison: Comparison) -> str:
+    """How to get at the weights of the best checkpoint."""
+    chosen = comparison.step.output("checkpoint")
+    if chosen is None:
+        return ""
+    try:
+        base = read_fit_base(chosen)
+    except TastemakerError:
+        return ""
+    form = "adapter" if base.method.get("kind") == "lora" and not base.adapter else "merged"
+    # A place on this machine says nothing to others; a model's name does.
+    model = "MODEL" if Path(base.model).is_absolute() else base.model
+    step = comparison.step.path.parent.parent.parent.name
+    return f"tastemaker export checkpoint={step} model={model} form={form} -o {step}"
 
 
 def _candidate(
@@ -98,9 +121,9 @@ def _draw(axes: Any, choice: Mapping[str, Any]) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     curve = choice["curve"]
-    known = all(p["images"] is not None for p in curve if p["side"] != choice["reference"])
-    points = [p for p in curve if p["side"] != choice["reference"] or p["images"] is not None]
-    points = points if known else curve
+    # Another model has no place on the axis of a training; its level is drawn across.
+    known = sum(p["images"] is not None for p in curve if p["side"] != choice["reference"]) > 1
+    points = [p for p in curve if p["images"] is not None] if known else curve
     by_rate = choice["rule"]["by"] == "win_rate"
     shown = [p for p in points if not by_rate or p["win_rate"]]
     places = [p["images"] if known else number for number, p in enumerate(shown)]
@@ -115,6 +138,12 @@ def _draw(axes: Any, choice: Mapping[str, Any]) -> None:
     start = next(p for p in curve if p["side"] == choice["reference"])
     level = 0.5 if by_rate else start["mean"]["estimate"]
     axes.axhline(level, color=INK, lw=0.9, ls=(0, (4, 3)))
+    for p in curve if known else ():
+        found_at = p["win_rate"] if by_rate else p["mean"]
+        if p["images"] is None and p["side"] != choice["reference"] and found_at:
+            axes.axhline(found_at["estimate"], color=SERIES[3], lw=0.9, ls=(0, (1, 2)))
+            named = {"xytext": (2, 3), "textcoords": "offset points", "color": SERIES[3]}
+            axes.annotate(p["side"], (min(x), found_at["estimate"]), **named)
     for i, place, value in zip(order, x, y, strict=True):
         if shown[i]["side"] == choice["best"]:
             axes.plot([place], [value], color=SERIES[0], marker="o", ms=8.5, zorder=5)

@@ -110,6 +110,9 @@ def _comparison(run: RunFacts, step: StepFacts, folder: Path) -> Comparison:
     values = _values(folder / "scores.parquet", judged_by, -1.0 if lower else 1.0)
     named = step.config.get("sides") or {s: step.config.get(s) for s in sides}
     places = {side: run.find(named.get(side), "samples") for side in sides}
+    checkpoints = step.config.get("checkpoints")
+    if (drawn := run.find(checkpoints, "sample_sets")) is not None:
+        places |= {side: drawn / side for side in sides if places[side] is None}
     first: dict[str, dict[str, tuple[Path, Sample]]] = {
         side: _first_pictures(place) for side, place in places.items()
     }
@@ -117,7 +120,7 @@ def _comparison(run: RunFacts, step: StepFacts, folder: Path) -> Comparison:
         [1, *(count // max(1, summary["prompts"]) for count in summary["pictures"].values())]
     )
     rows = _rows(first, values)
-    settings = {side: _settings(run, named.get(side)) for side in sides}
+    settings = {side: _settings(run, named.get(side) or checkpoints) for side in sides}
     return Comparison(
         step, summary, sides, reference, best or sides[-1], rows, judged_by, most, settings
     )

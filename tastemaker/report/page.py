@@ -1,6 +1,7 @@
 """The report of a run: one HTML file that needs nothing else."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from tastemaker.report.curation import curated, training_pictures
 from tastemaker.report.curation_page import written_pages
 from tastemaker.report.grids import write_sheet
 from tastemaker.report.group_section import group_tables
+from tastemaker.report.pair_section import pair_sets
 from tastemaker.report.read import RunFacts, read_run
 from tastemaker.report.score_table import score_rows
+from tastemaker.report.side_names import with_names
 from tastemaker.report.study_section import left_out, questions
 from tastemaker.report.templates import rendered
 from tastemaker.report.trainings import FITS, trainings
@@ -45,7 +48,7 @@ def write_report(run_path: Path) -> Path:
         StorageError: it cannot be written.
     """
     run = read_run(Path(run_path))
-    found = comparisons(run)
+    found = with_names(run, comparisons(run))
     judged = main_comparison(found)
     main = judged or only_pictures(run)
     count, shown = training_pictures(run)
@@ -54,9 +57,7 @@ def write_report(run_path: Path) -> Path:
         "run": run,
         "name": str(run.facts.get("recipe", run.path.name)),
         "date": str(run.facts.get("started", ""))[:10],
-        "verdict": words.verdict(judged.summary, judged.focus)
-        if judged
-        else _without_evaluation(run, main),
+        "verdict": _verdict(judged, found) if judged else _without_evaluation(run, main),
         "main": main,
         **_pictures(main),
         "tables": [(c, score_rows(c.summary)) for c in found],
@@ -65,9 +66,10 @@ def write_report(run_path: Path) -> Path:
         "groups": group_tables(judged) if judged else [],
         "questions": questions(judged) if judged else [],
         "votes_told": left_out(judged.summary) if judged and judged.summary.get("votes") else "",
-        "best": best_section(judged.summary, "best") if judged else None,
+        "best": best_section(judged, "best") if judged else None,
         "generated": _generated(main),
         "trainings": trainings(run),
+        "pair_sets": pair_sets(run),
         "curations": curated(run, pages),
         "caches": cached(run),
         "training_count": count,
@@ -85,6 +87,17 @@ def write_report(run_path: Path) -> Path:
     if main is not None and main.is_paired and main.rows:
         write_sheet(run.path / SHEET, *sheet_rows(main, _SHEET_ROWS))
     return path
+
+
+def _verdict(main: Comparison, found: list[Comparison]) -> words.Verdict:
+    """The main evaluation in words; of several, each says which models it compares."""
+    others = [c for c in found if c.is_paired and c is not main]
+    told = words.verdict(main.summary, main.focus)
+    if not others or not main.is_paired:
+        return told
+    short = tuple(filter(None, (words.in_short(c.summary, c.focus) for c in others)))
+    head = f"{main.focus} against {main.reference}. {told.headline}"
+    return replace(told, headline=head, details=(*told.details[:1], *short, *told.details[1:]))
 
 
 def main_comparison(found: list[Comparison]) -> Comparison | None:
@@ -105,7 +118,7 @@ def _pictures(main: Comparison | None) -> dict[str, Any]:
         }
     sides = shown_sides(main)
     return {
-        "hero": cards(main, main.by_lot(max(3, _HERO * 2 // max(2, len(sides)))), _HERO_PX),
+        "hero": cards(main, main.by_lot(max(4, _HERO * 2 // max(2, len(sides)))), _HERO_PX),
         "gains": cards(main, main.gains(_EXTREMES), _CARD_PX) if main.is_paired else [],
         "setbacks": cards(main, main.setbacks(_EXTREMES), _CARD_PX) if main.judged_by else [],
         "rows": cards(main, main.rows[:_MOST_ROWS], _CARD_PX),

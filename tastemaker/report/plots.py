@@ -2,49 +2,17 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from tastemaker.report.pair_panels import has_pairs, pair_panels
+from tastemaker.report.panel import Curve, Panel, curve_of, is_number
 from tastemaker.report.svg import INK, SERIES, bare_axes, figure_svg, short_count
 
 _PER_TIMESTEP = re.compile(r"_t\d|/t\d")
 _TIMESTEP = re.compile(r"(\w+)/(?:\w+_)?t(\d+)")
 _FIXED_NOTE = "Plain error: validation on held-out pictures, stable on trained ones."
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line.
-
-    Attributes:
-        label: what it is called beside its end; empty for the only line of a panel.
-        images: samples seen.
-        values: the figures, finite.
-        noisy: drawn faint, with a running mean over it.
-    """
-
-    label: str
-    images: tuple[float, ...]
-    values: tuple[float, ...]
-    noisy: bool = False
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One plot.
-
-    Attributes:
-        title: above it.
-        note: a sentence below it.
-        curves: at most three.
-        axis: what `Curve.images` counts in this panel.
-    """
-
-    title: str
-    note: str
-    curves: tuple[Curve, ...] = field(default_factory=tuple)
-    axis: str = "images seen"
 
 
 def training_panels(rows: Iterable[Mapping[str, Any]]) -> list[Panel]:
@@ -55,31 +23,35 @@ def training_panels(rows: Iterable[Mapping[str, Any]]) -> list[Panel]:
     """
     rows = list(rows)
     names = list(dict.fromkeys(name for row in rows for name in row if name != "images"))
-    fixed = [n for n in names if "/" in n and not _PER_TIMESTEP.search(n)]
+    # Figures of pairs have words of their own.
+    of_pairs = has_pairs(rows)
+    fixed = [n for n in names if "/" in n and not _PER_TIMESTEP.search(n) and not of_pairs]
     groups: dict[str, list[str]] = {}
     for name in fixed:
         groups.setdefault(name.split("/", 1)[1], []).append(name)
-    panels = []
+    panels = pair_panels(rows)
     for measure, members in groups.items():
-        curves = tuple(_curve(rows, name, name.split("/")[0]) for name in members[:3])
+        curves = tuple(curve_of(rows, name, name.split("/")[0]) for name in members[:3])
         plain = measure in ("mse", "loss")
         title = "On fixed pictures and noise" if plain else measure.replace("_", " ")
         note = _FIXED_NOTE if plain else "On held-out pictures."
         panels.append(Panel(title, note, curves))
-    if (by_timestep := _timestep_panel(rows, names)) is not None:
+    if not of_pairs and (by_timestep := _timestep_panel(rows, names)) is not None:
         panels.append(by_timestep)
+    if of_pairs:
+        panels = [replace(p, axis="pairs seen") if p.axis == "images seen" else p for p in panels]
     if "loss" in names:
         note = "Of each logged batch, and its running mean; mostly the noise of drawn timesteps."
-        panels.append(Panel("Training loss", note, (_curve(rows, "loss", "", noisy=True),)))
+        panels.append(Panel("Training loss", note, (curve_of(rows, "loss", "", noisy=True),)))
     if "lr" in names:
         note = "As it was in each logged step."
-        panels.append(Panel("Learning rate", note, (_curve(rows, "lr", ""),)))
+        panels.append(Panel("Learning rate", note, (curve_of(rows, "lr", ""),)))
     if "grad_norm" in names:
-        curve = _curve(rows, "grad_norm", "", noisy=True)
-        panels.append(Panel("Norm of the gradient", "Before clipping.", (curve,)))
+        norms = curve_of(rows, "grad_norm", "", noisy=True)
+        panels.append(Panel("Norm of the gradient", "Before clipping.", (norms,)))
     if "clipped_share" in names:
         note = "Of the steps since the row before in the log, those whose gradient was scaled down."
-        panels.append(Panel("Clipped steps", note, (_curve(rows, "clipped_share", ""),)))
+        panels.append(Panel("Clipped steps", note, (curve_of(rows, "clipped_share", ""),)))
     return [panel for panel in panels if any(len(curve.values) > 1 for curve in panel.curves)]
 
 
@@ -89,7 +61,7 @@ def _timestep_panel(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> 
     grids = [grid for grid, *_ in found]
     grid = "validation" if "validation" in grids else next(iter(grids), None)
     times = sorted((t, name) for g, t, name in found if g == grid)
-    whole = [row for row in rows if times and all(_is_number(row.get(n)) for _, n in times)]
+    whole = [row for row in rows if times and all(is_number(row.get(n)) for _, n in times)]
     if not whole:
         return None
     half = min(whole, key=lambda row: abs(row["images"] - whole[-1]["images"] / 2))
@@ -117,8 +89,10 @@ def panel_svg(panel: Panel, salt: str) -> str:
 
 
 def _draw(axes: Any, panel: Panel) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+    if panel.level is not None:
+        axes.axhline(panel.level, color=INK, lw=0.9, ls=(0, (4, 3)))
     for curve, colour in zip(panel.curves, SERIES, strict=False):
         marker = "o" if len(curve.values) <= 12 and not curve.noisy else ""
         if curve.noisy and len(curve.values) > 8:
@@ -138,7 +112,13 @@ def _draw(axes: Any, panel: Panel) -> None:
     if not log:
         axes.yaxis.set_major_locator(MaxNLocator(5))
     if log:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_major_formatter(plain)
+        # Between whole powers of ten, 2 and 5 are enough to read by.
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+        axes.yaxis.set_minor_formatter(plain)
+    elif panel.unit == "share":
+        axes.yaxis.set_major_formatter(FuncFormatter(_percent(values)))
     elif max(map(abs, values), default=1.0) < 1e-2:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     else:
@@ -174,18 +154,6 @@ def _label_ends(axes: Any, curves: Sequence[Curve], *, log: bool = False) -> Non
         )
 
 
-def _curve(
-    rows: Sequence[Mapping[str, Any]], name: str, label: str, *, noisy: bool = False
-) -> Curve:
-    points = [(float(row["images"]), float(row[name])) for row in rows if _is_number(row.get(name))]
-    images, values = zip(*points, strict=True) if points else ((), ())
-    return Curve(label, images, values, noisy)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 def _running_mean(values: Sequence[float]) -> list[float]:
     """Centred mean over about a twelfth of the curve, narrower at its ends."""
     half = max(1, len(values) // 24)
@@ -195,6 +163,12 @@ def _running_mean(values: Sequence[float]) -> list[float]:
         part = values[i - reach : i + reach + 1]
         means.append(math.fsum(part) / len(part))
     return means
+
+
+def _percent(values: Sequence[float]) -> Callable[[float, object], str]:
+    """Ticks in percent, with a decimal where all values lie within five of them."""
+    places = 1 if values and max(values) - min(values) < 0.05 else 0
+    return lambda share, _: f"{100 * share:.{places}f}\u202f%".replace("-", "\u2212")
 
 
 def _short(value: float) -> str:

@@ -14,8 +14,9 @@ from tastemaker.report.cards import Card, Shown
 from tastemaker.report.comparison import Comparison, comparisons
 from tastemaker.report.costs import cost_figures
 from tastemaker.report.page import PAGE, main_comparison
+from tastemaker.report.panel import Curve, Panel
 from tastemaker.report.pictures import embedded
-from tastemaker.report.plots import Curve, Panel, panel_svg, training_panels
+from tastemaker.report.plots import panel_svg, training_panels
 from tastemaker.report.read import RunFacts, read_run
 from tastemaker.report.svg import SERIES, Chart
 from tastemaker.report.templates import rendered

@@ -173,6 +173,15 @@ def verdict(summary: Mapping[str, Any], side: str | None = None) -> Verdict:
     return Verdict(tone, head, sentence, details, (before, after))
 
 
+def in_short(summary: Mapping[str, Any], side: str) -> str:
+    """One sentence on an evaluation that is not the main one: which models, and how they differ."""
+    line, reference = primary(summary["scores"]), summary["reference"]
+    if line is None or side not in line["against"]:
+        return ""
+    ends = [value(line["models"][s]["estimate"], line["unit"]) for s in (reference, side)]
+    return f"{side} against {reference}: {_ARROW.join(ends)}, {_difference(line, side)}."
+
+
 def moved(line: Mapping[str, Any], side: str) -> Direction:
     """Whether a side is clearly better or worse than the reference in one line."""
     return direction(line["against"][side], higher_is_better=line["higher_is_better"])

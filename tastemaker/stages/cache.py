@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, ValidationError
 
@@ -15,7 +15,9 @@ from tastemaker.engine.latent_encoder import (
     encode_latents,
     in_shards,
     keys_of,
+    open_encoder,
 )
+from tastemaker.engine.latent_needs import why_needed
 from tastemaker.engine.latent_plan import (
     TOO_SMALL,
     LatentSettings,
@@ -33,9 +35,6 @@ from tastemaker.store.pictures import SelectedPictures, open_pictures
 from tastemaker.store.rundir import StepDir
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from tastemaker.models.autoencoder import Autoencoder
     from tastemaker.models.family import Family
     from tastemaker.store.latents import LatentCache
 
@@ -131,7 +130,9 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     family = load_family(places["model"])
     _check_sides(config, family)
     vae = family.parts["vae"]
-    encoder, other = _encoder(config, vae, places)
+    encoder, other = open_encoder(
+        vae, config.precisions, places.get("other_vae"), config.other_precisions
+    )
     pictures = open_pictures(Path(places["collection"]), Path(places["selection"]))
     plan, left_out = plan_latents(pictures, config, encoder.hashes, range(config.crops))
     _check_left_out(config, left_out, pictures)
@@ -150,7 +151,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     cache = LatentCache(step.path.parent / "latents")
     with at_work(step.path):
         wanted = [one for own in plan.values() for one in own]
-        reasons = _why(cache, wanted, step)
+        reasons = why_needed(cache, wanted, step)
         missing = [one for one in wanted if one.key in reasons]
         step.event("missing latents", reasons=counted(reasons.values()))
         sized = [(p.ids, sum(len(plan[i]) for i in p.ids)) for p in portions]
@@ -229,7 +230,12 @@ def refresh(
             latents.path, "centre crops", "random ones", "Run the cache step with crop random."
         )
     family = load_family(latents.made_with["model"])
-    encoder, _ = _encoder(config, family.parts["vae"], latents.made_with)
+    encoder, _ = open_encoder(
+        family.parts["vae"],
+        config.precisions,
+        latents.made_with.get("other_vae"),
+        config.other_precisions,
+    )
     places = (Path(latents.made_with[name]) for name in ("collection", "selection"))
     pictures = open_pictures(*places)
     latents.follow()
@@ -269,40 +275,6 @@ def refresh(
         counts.update(f"left out: {reason}" for reason in done.left_out.values())
         say(f"crop {number}: {done.written} latents added, {len(done.left_out)} pictures left out")
     return dict(counts)
-
-
-def _encoder(
-    config: Config, vae: "nn.Module", places: Mapping[str, str]
-) -> tuple[LatentEncoder, str]:
-    """What encodes, and the hash of the second autoencoder, empty where there is none."""
-    from tastemaker.models.autoencoder import weights_hash
-    from tastemaker.models.second_autoencoder import load_second_autoencoder
-
-    if "other_vae" not in places:
-        return LatentEncoder(vae, config.precisions), ""
-    other = load_second_autoencoder(places["other_vae"], cast("Autoencoder", vae))
-    encoder = LatentEncoder(vae, config.precisions, other, config.other_precisions)
-    return encoder, weights_hash(other)
-
-
-def _why(cache: "LatentCache", wanted: Sequence[WantedLatent], step: StepDir) -> dict[str, str]:
-    """Key -> why it must be encoded; damaged latents are taken out of the cache first."""
-    lost = cache.drop_damaged_indexes()
-    keys = [one.key for one in wanted]
-    there = len(keys) - len(cache.missing(keys))
-    damaged: dict[str, str] = {}
-    if there:
-        with Progress(step, there, "latents", f"{step.name}: checking") as progress:
-            damaged = cache.damaged(keys, progress.advance)
-    for what in list(damaged.values())[:20]:
-        step.event("damaged latent", what=what)
-    cache.forget(damaged)
-    reasons = cache.why_missing(wanted)
-    if lost:
-        step.event("damaged index", shards=lost)
-        unknown = "damaged index or new picture"
-        reasons = {k: unknown if r == "new picture" else r for k, r in reasons.items()}
-    return reasons | dict.fromkeys(damaged, "damaged latent")
 
 
 def _check_sides(config: Config, family: "Family") -> None:

@@ -3,17 +3,18 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from tastemaker.engine.latent_encoder import (
     EncodingSettings,
-    LatentEncoder,
     encode_latents,
     in_shards,
+    open_encoder,
 )
+from tastemaker.engine.latent_needs import why_needed
 from tastemaker.engine.latent_plan import TOO_SMALL
 from tastemaker.engine.pair_plan import (
     PairLatentSettings,
@@ -33,7 +34,6 @@ from tastemaker.store.rundir import StepDir
 if TYPE_CHECKING:
     from torch import nn
 
-    from tastemaker.models.autoencoder import Autoencoder
     from tastemaker.store.latents import LatentCache
 
 VERSION = 1
@@ -101,7 +101,9 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     family = load_family(places["model"])
     _check_sides(config, family.latent_factor)
     vae = family.parts["vae"]
-    encoder, other = _encoder(config, vae, places)
+    encoder, other = open_encoder(
+        vae, config.precisions, places.get("other_vae"), config.other_precisions
+    )
     found = PairSet(Path(places["pairs"]))
     pairs, pictures = list(found.pairs()), found.pictures()
     spaces = _spaces(vae) if config.reuse_generated else {}
@@ -109,7 +111,8 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     plan = plan_pairs(pairs, pictures, config, encoder.hashes, usable)
     _check_left_out(config, plan, pairs, pictures)
     cache = LatentCache(step.path.parent / "latents")
-    reasons = _why(cache, plan, step)
+    copies = dict.fromkeys(plan.kept, "generated")
+    reasons = why_needed(cache, list(plan.wanted.values()), step, copies)
     missing = [one for key, one in plan.wanted.items() if key in reasons]
     total = len(plan.wanted) + len(plan.kept)
     copied = [key for key in plan.kept if key in reasons]
@@ -160,20 +163,6 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
         counts=counts,
         results=_results(cache, plan),
     )
-
-
-def _encoder(
-    config: Config, vae: "nn.Module", places: Mapping[str, str]
-) -> tuple[LatentEncoder, str]:
-    """What encodes, and the hash of the second autoencoder, empty where there is none."""
-    from tastemaker.models.autoencoder import weights_hash
-    from tastemaker.models.second_autoencoder import load_second_autoencoder
-
-    if "other_vae" not in places:
-        return LatentEncoder(vae, config.precisions), ""
-    other = load_second_autoencoder(places["other_vae"], cast("Autoencoder", vae))
-    encoder = LatentEncoder(vae, config.precisions, other, config.other_precisions)
-    return encoder, weights_hash(other)
 
 
 def _spaces(vae: "nn.Module") -> dict[str, str]:
@@ -241,24 +230,6 @@ def _copy(
             cache.write_shard(bucket, entries, form)
             progress.advance(len(entries))
     return list(keys)
-
-
-def _why(cache: "LatentCache", plan: PairPlan, step: StepDir) -> dict[str, str]:
-    """Key -> why it must be made; damaged latents are taken out of the cache first."""
-    cache.drop_damaged_indexes()
-    keys = [*plan.wanted, *plan.kept]
-    lacking = cache.missing(keys)
-    damaged: dict[str, str] = {}
-    if len(lacking) < len(keys):
-        total = len(keys) - len(lacking)
-        with Progress(step, total, "latents", f"{step.name}: checking") as progress:
-            damaged = cache.damaged(keys, progress.advance)
-    for what in list(damaged.values())[:20]:
-        step.event("damaged latent", what=what)
-    cache.forget(damaged)
-    reasons = cache.why_missing(list(plan.wanted.values()))
-    reasons |= dict.fromkeys(cache.missing(plan.kept), "generated")
-    return reasons | dict.fromkeys(damaged, "damaged latent")
 
 
 def _check_sides(config: Config, factor: int) -> None:

@@ -1,12 +1,12 @@
 """Stage: score the pictures of one model, or of several with paired noise, prompt by prompt."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from tastemaker.errors import InputError
@@ -23,12 +23,13 @@ from tastemaker.store.rundir import StepDir
 from tastemaker.store.samples import SampleSet
 
 if TYPE_CHECKING:
+    from tastemaker.engine.evaluated_sides import Side
     from tastemaker.engine.picture_judges import RealPictures
     from tastemaker.scorers.figures import Measured, Scored
     from tastemaker.scorers.people import Counted
 
 VERSION = 2
-OUTPUTS = ("scores",)
+OUTPUTS = ("scores", "checkpoint")
 
 _SIDE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SPLIT_BY = ("category", "challenge")
@@ -41,6 +42,7 @@ class Config(BaseConfig):
         "before": "samples",
         "after": "samples",
         "sides": "samples",
+        "checkpoints": "sample_sets",
         "prompts": "prompts",
         "collection": "collection",
         "selection": "selection",
@@ -53,6 +55,9 @@ class Config(BaseConfig):
     """Pictures of the model in question; `before` and `after` are short for two `sides`."""
     sides: dict[str, str] = Field(default_factory=dict)
     """Name -> pictures, of any number of models or checkpoints: `{base: base, sft: sft_2000}`."""
+    checkpoints: str | None = None
+    """Pictures of all checkpoints of a fit: the sides `base`, `at-480`, and so on by images seen,
+    beside those of `sides`. What `choose` finds the best can be exported by a later step."""
     reference: str | None = None
     """The side that all others are compared with; the first one when not given."""
     prompts: str
@@ -105,38 +110,43 @@ class Config(BaseConfig):
 
     @model_validator(mode="after")
     def _sides_fit(self) -> "Config":
-        if bool(self.sides) == bool(self.after or self.before):
-            raise ValueError("give `sides`, or `after` with or without `before`, and not both")
+        if bool(self.sides or self.checkpoints) == bool(self.after or self.before):
+            raise ValueError(
+                "give `sides`, or `after` with or without `before`, and not both; checkpoints are "
+                "sides"
+            )
         if self.before and not self.after:
             raise ValueError("`before` needs `after`; a model alone is given as `after`")
         names = list(self.places)
         odd = [name for name in names if not _SIDE.fullmatch(name)]
         if odd:
             raise ValueError(f"sides: {odd[0]!r} is no name of letters, digits, '.', '_', '-'")
-        if self.reference is not None and self.reference not in names:
-            raise ValueError(f"reference '{self.reference}' is none of {', '.join(names)}")
-        if self.votes and len(names) < 2:
-            raise ValueError("votes: they are between two sides, and there is one")
-        if self.choose and (
-            problem := problem_of(
-                self.choose, names, self.compared_with, [s.column for s in self.scorers]
-            )
-        ):
+        # What checkpoints there are is known once they are drawn.
+        if self.checkpoints is None and (problem := self.problem_with(names)):
             raise ValueError(problem)
         return self
 
+    def problem_with(self, sides: Sequence[str]) -> str | None:
+        """What does not fit these sides, in words."""
+        if self.reference is not None and self.reference not in sides:
+            return f"reference '{self.reference}' is none of {', '.join(sides)}"
+        if self.votes and len(sides) < 2:
+            return "votes: they are between two sides, and there is one"
+        if self.choose is None:
+            return None
+        scorers = [s.column for s in self.scorers]
+        return problem_of(self.choose, sides, self.compared_with(sides), scorers)
+
     @property
     def places(self) -> dict[str, str]:
-        """Side -> name of its artefact among the inputs."""
+        """Side -> name of its artefact among the inputs; without those of checkpoints."""
         if self.sides:
             return {name: f"sides.{name}" for name in self.sides}
         return {name: name for name in ("before", "after") if getattr(self, name)}
 
-    @property
-    def compared_with(self) -> str | None:
+    def compared_with(self, sides: Sequence[str]) -> str | None:
         """The side that all others are compared with; None for a side alone."""
-        names = list(self.places)
-        return (self.reference or names[0]) if len(names) > 1 else None
+        return (self.reference or sides[0]) if len(sides) > 1 else None
 
 
 def check(config: Config, inputs: Mapping[str, Artefact]) -> list[Finding]:
@@ -157,11 +167,19 @@ def check(config: Config, inputs: Mapping[str, Artefact]) -> list[Finding]:
 def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manifest:
     """Write `scores/scores.parquet` (a row per picture and scorer) and `scores/summary.json`.
 
+    Where a checkpoint was chosen, it is an output too.
+
     Raises:
         InputError: a sample set is incomplete, sets are not paired, a style is unknown, or votes do
             not fit.
         MissingExtra: the packages of the independent judge are not installed.
     """
+    from tastemaker.engine.evaluated_sides import (
+        chosen_checkpoint,
+        score_rows,
+        sides_of,
+        votes_between,
+    )
     from tastemaker.engine.picture_judges import read_real
     from tastemaker.scorers.figures import figure_line, measured
     from tastemaker.store.atomic import write_json
@@ -170,15 +188,24 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     from tastemaker.store.scores import write_scores
 
     prompts = read_prompt_set(Path(inputs["prompts"].path))
-    sets, missing = load_sides(
+    sides = sides_of(
         {side: inputs[name].path for side, name in config.places.items()},
+        inputs["checkpoints"].path if "checkpoints" in inputs else None,
+    )
+    config = _settled(config, sides)
+    reference = config.reference
+    sets, missing = load_sides(
+        {side: one.folder for side, one in sides.items()},
         [p.id for p in prompts.prompts],
         allow_missing=config.allow_missing,
     )
     complete = {s.prompt_id for s in next(iter(sets.values())).samples}
     asked = [p for p in prompts.prompts if p.id in complete]
     groups = _groups(config, prompts, asked)
-    votes = _votes(config, inputs, prompts, asked)
+    votes = None
+    if "votes" in inputs and reference is not None:
+        place = inputs["votes"].path
+        votes = votes_between(list(sides), reference, place, prompts, [p.id for p in asked])
     real = None
     if "collection" in inputs:
         selection = Path(inputs["selection"].path) if "selection" in inputs else None
@@ -187,7 +214,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     more, told = _scorers(config, inputs, step, sets, {p.id: p.text for p in asked})
     scored, notes = scored + more, notes + told
     distances, told = _set_distances(config, real, step, sets)
-    write_scores(step.path / "scores" / "scores.parquet", _rows(scored, sets))
+    write_scores(step.path / "scores" / "scores.parquet", score_rows(scored, sets))
     ids = {name: [s.prompt_id for s in found.samples] for name, found in sets.items()}
     about = {scoring.column: scoring.ABOUT for scoring in config.scorers}
     figures = [
@@ -201,7 +228,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     summary = {
         "prompt_set": {"name": prompts.name, "version": prompts.version, "hash": prompts.hash},
         "sides": list(sets),
-        "reference": config.compared_with,
+        "reference": reference,
         "prompts": len(asked),
         "prompts_left_out": len(prompts.prompts) - len(asked),
         "prompts_seen_in_training": sum(p.text in captions for p in asked),
@@ -209,8 +236,8 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
         "missing": missing,
         "style": config.style,
         "level": config.level,
-        "scores": [figure_line(one, config.compared_with, **options) for one in figures],
-        **_sections(config, figures, groups, [p.id for p in asked], votes, options),
+        "scores": [figure_line(one, reference, **options) for one in figures],
+        **_sections(config, figures, groups, [p.id for p in asked], list(sets), votes, options),
         "judges": judges,
         "set_distances": distances,
         "notes": [*notes, *told],
@@ -224,9 +251,24 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     results = {name: found for name, found in summary.items() if name not in long}
     if summary["choice"]:
         results["best"] = summary["choice"]["best"] or "none passes the rule"
-    return Manifest(
-        stage="evaluate", key=step.key, outputs={"scores": "scores"}, counts=counts, results=results
-    )
+    outputs = {"scores": "scores"}
+    if summary["choice"] and (found := chosen_checkpoint(sides, summary["choice"]["best"])):
+        outputs["checkpoint"] = os.path.relpath(found, step.path.resolve())
+    return Manifest(stage="evaluate", key=step.key, outputs=outputs, counts=counts, results=results)
+
+
+def _settled(config: Config, sides: "Mapping[str, Side]") -> Config:
+    """The configuration with the reference, and with what checkpoints tell of themselves."""
+    if problem := config.problem_with(list(sides)):
+        raise InputError(
+            "evaluate", problem, f"names among {', '.join(sides)}", "Correct the name."
+        )
+    choose = config.choose
+    if choose is not None:
+        told = {side: one.images for side, one in sides.items() if one.images is not None}
+        choose = choose.model_copy(update={"images_seen": told | choose.images_seen})
+    reference = config.compared_with(list(sides))
+    return config.model_copy(update={"reference": reference, "choose": choose})
 
 
 def _groups(
@@ -248,33 +290,12 @@ def _groups(
     return {name: found for name in wanted if (found := groups_of(asked, name))}
 
 
-def _votes(
-    config: Config, inputs: Mapping[str, Artefact], prompts: PromptSet, asked: Sequence[Prompt]
-) -> "Counted | None":
-    """The votes that count, read before anything is computed."""
-    from tastemaker.scorers.people import counted_votes
-    from tastemaker.store.votes import read_votes
-
-    if "votes" not in inputs or config.compared_with is None:
-        return None
-    votes = read_votes(inputs["votes"].path)
-    known = {p.id for p in prompts.prompts}
-    odd = sorted({vote.prompt for vote in votes} - known)
-    if odd:
-        raise InputError(
-            inputs["votes"].path,
-            f"votes on {len(odd)} prompts that {prompts.name} does not have, first {odd[0]!r}",
-            f"votes on its {len(known)} prompts, by id",
-            "Give the prompt set that the study was made with.",
-        )
-    return counted_votes(votes, [p.id for p in asked], list(config.places), config.compared_with)
-
-
 def _sections(
     config: Config,
     figures: "Sequence[Measured]",
     groups: Mapping[str, Mapping[str, Sequence[str]]],
     asked: Sequence[str],
+    sides: Sequence[str],
     votes: "Counted | None",
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -283,7 +304,7 @@ def _sections(
     from tastemaker.scorers.choice import choose
     from tastemaker.scorers.people import votes_summary
 
-    reference = config.compared_with
+    reference = config.reference
     tables = [
         group_table(one, attribute, values, reference, level=config.level)
         for attribute, values in groups.items()
@@ -291,7 +312,6 @@ def _sections(
     ]
     people = choice = None
     if votes and reference:
-        sides = list(config.places)
         people = votes_summary(votes, figures, groups, sides, reference, **options)
     if config.choose and reference:
         choice = choose(config.choose, figures, asked, reference, **options)
@@ -363,23 +383,3 @@ def _set_distances(
     pictures = {i: real.path(i) for i in real.tuned} if real else {}
     files = {name: [found.path(s) for s in found.samples] for name, found in sets.items()}
     return measure_sets(config.set_distance, pictures, files, step, seed=config.seed)
-
-
-def _rows(scored: "Sequence[Scored]", sets: Mapping[str, SampleSet]) -> list[dict[str, Any]]:
-    return [
-        {
-            "model": name,
-            "prompt_id": sample.prompt_id,
-            "sample_index": sample.sample_index,
-            "file": sample.file,
-            "scorer": found.scorer.name,
-            "version": found.scorer.version,
-            "backbone": found.scorer.backbone,
-            "preprocessing": found.scorer.preprocessing,
-            "unit": found.scorer.unit,
-            "value": None if np.isnan(value) else float(value),
-        }
-        for found in scored
-        for name, values in found.values.items()
-        for sample, value in zip(sets[name].samples, values, strict=True)
-    ]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tastemaker.training.prompting import CountTokens, Prompter
 
 VERSION = 2
-OUTPUTS = ("model", "adapter", "log")
+OUTPUTS = ("model", "adapter", "log", "checkpoints")
 PARALLEL = True
 
 READ_AHEAD = 256
@@ -250,7 +250,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     return Manifest(
         stage="fit",
         key=step.key,
-        outputs={kind: kind, "log": "log"},
+        outputs={kind: kind, "log": "log", "checkpoints": "checkpoints"},
         counts={
             "images": outcome.images,
             "steps": outcome.steps,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tastemaker.training.reference import Reference
 
 VERSION = 1
-OUTPUTS = ("model", "adapter", "log", "reference_table")
+OUTPUTS = ("model", "adapter", "log", "checkpoints", "reference_table")
 PARALLEL = True
 
 READ_AHEAD = 128
@@ -197,7 +197,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     settings = own_rates(family, config)
     if group.first:
         drawn = [task.prompter.plain(i) for i in (held_out or train_ids)[:PREVIEW_PROMPTS]]
-        describe_fit(step.path, inputs["model"], config.method, config.seed, drawn)
+        describe_fit(step.path, inputs["model"], config.method, config.seed, drawn, adapter)
     with ahead, Progress(step, config.images_total, "pairs", step.name, page=True) as progress:
 
         def tell(alarm: Alarm) -> None:
@@ -213,7 +213,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
         # What lies on the disk is the first process's, which may be at work there.
         return Manifest("fit_pairs", step.key, {})
     kind = save_trained(family, config.method, step.path)
-    outputs = {kind: kind, "log": "log"}
+    outputs = {kind: kind, "log": "log", "checkpoints": "checkpoints"}
     if table is not None and "reference_table" not in inputs:
         outputs["reference_table"] = TABLE
     return Manifest(

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from tastemaker.engine.drawing import Drawer, Refiner, Share, device
 from tastemaker.engine.picture_files import PictureFolder
-from tastemaker.engine.picture_jobs import Job, batches, picture_jobs
+from tastemaker.engine.picture_jobs import Job, picture_jobs
+from tastemaker.engine.picture_sets import FilledSet, cut_prompts, fill_set, write_grid
 from tastemaker.engine.picture_settings import (
     VERSION,
     Manner,
@@ -17,12 +18,12 @@ from tastemaker.engine.picture_settings import (
     settle,
 )
 from tastemaker.engine.picture_starts import FolderStart, write_layout
-from tastemaker.engine.progress import Progress
 from tastemaker.errors import InputError
 from tastemaker.records.generation import PromptSet
 from tastemaker.records.run import Artefact, Manifest
 from tastemaker.records.size import Size
 from tastemaker.store.rundir import StepDir
+from tastemaker.store.sample_sets import checkpoint_sets, write_sets
 
 if TYPE_CHECKING:
     from tastemaker.models.family import Family
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OUTPUTS", "PARALLEL", "VERSION", "Config", "preview", "run", "watch"]
 
-OUTPUTS = ("samples",)
+OUTPUTS = ("samples", "sample_sets")
 PARALLEL = True
 
 
@@ -41,15 +42,20 @@ class Config(PictureSettings):
     inputs: ClassVar[dict[str, str]] = {
         "model": "model",
         "adapter": "adapter",
+        "checkpoints": "checkpoints",
         "prompts": "prompts",
         "refiner": "model",
         "start_pictures": "samples",
         "parts": "samples",
     }
-    model: str
+    model: str | None = None
     """The model."""
     adapter: str | None = None
     """LoRA weights to use with it."""
+    checkpoints: str | None = None
+    """In place of a model, a fit: one set of pictures of every checkpoint that it has kept, and one
+    of the model that it began with, all with the same noise. `evaluate` chooses among them. With
+    `model` too, that is the model that it began with, where it is no more at its place."""
     prompts: str
     """What to draw."""
     refiner: str | None = None
@@ -77,6 +83,10 @@ class Config(PictureSettings):
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
+        if not self.model and not self.checkpoints:
+            raise ValueError("give model, or checkpoints for all that a fit has kept")
+        if self.checkpoints and (self.adapter or self.share or self.parts or self.keep_latents):
+            raise ValueError("checkpoints: without adapter, share, parts and keep_latents")
         if self.layout and self.start_pictures:
             raise ValueError("give layout or start_pictures, not both")
         if self.share is not None:
@@ -96,9 +106,9 @@ def preview(config: Config, inputs: Mapping[str, Artefact]) -> list[str]:
     from tastemaker.models.presets import named_or_found
     from tastemaker.store.prompt_sets import read_prompt_set
 
-    if "model" not in inputs:
+    if not {"model", "checkpoints"} & inputs.keys():
         return []
-    found = named_or_found(config.preset, Path(inputs["model"].path))
+    found = named_or_found(config.preset, _model_place(inputs))
     # The model's own size is only known once it is loaded.
     manner = settle(config, found, Size(0, 0))
     size = f"{manner.size} px" if all(manner.size) else "the model's own size"
@@ -108,11 +118,14 @@ def preview(config: Config, inputs: Mapping[str, Artefact]) -> list[str]:
     if "prompts" in inputs:
         count = len(read_prompt_set(Path(inputs["prompts"].path)).prompts)
         lines.append(f"{count * config.samples_per_prompt} pictures of {count} prompts")
+        if "checkpoints" in inputs:
+            sides = [s.side for s in checkpoint_sets(Path(inputs["checkpoints"].path), Path())]
+            lines[-1] += f" by each of {len(sides)} models: {', '.join(sides)}"
     return lines
 
 
 def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manifest:
-    """Write `samples/`: pictures, `samples.jsonl`, `run.json`, then `grid.png`.
+    """Write `samples/`: pictures, `samples.jsonl`, `run.json`, then `grid.png`; or `sets/` of such.
 
     A picture whose file and line are there from an earlier attempt is kept. Several processes draw
     a batch each in turn; every picture is the same with any number of them.
@@ -122,52 +135,29 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
             not, a start picture is not there, or earlier pictures are of other versions.
         TastemakerError: a picture is not finite.
     """
-    from tastemaker.models.presets import named_or_found
-    from tastemaker.store.generated_latents import GeneratedLatents
     from tastemaker.store.prompt_sets import read_prompt_set
     from tastemaker.training.parallel import present_group
 
     group = present_group()
     prompts = read_prompt_set(Path(inputs["prompts"].path))
+    if "checkpoints" in inputs:
+        return _run_checkpoints(config, inputs, step, prompts, group)
     family, refiner = _models(config, inputs)
-    preset = named_or_found(config.preset, Path(inputs["model"].path))
-    manner = settle(config, preset, family.own_size)
-    start = _start(inputs)
-    drawer = Drawer(config, manner, family, refiner, start)
-    folder = step.path / "samples"
-    latents = GeneratedLatents(folder) if config.keep_latents else None
     keys = _keys(inputs, refiner)
-    settings = settings_hash(config, manner, keys)
-    files = PictureFolder(folder, config.name, settings, group.rank, latents)
-    families = [family] if refiner is None else [family, refiner.family]
-    jobs = picture_jobs(config, prompts, manner.size, *families)
-    if group.first:
-        _begin(config, drawer, files, jobs, inputs, prompts, keys)
-    todo, own = _divide(drawer, jobs, files, config.part(), group)
-    mine = [job for batch in own for job in batch]
-    unit = "pictures" if group.world == 1 else f"pictures (one of {group.world} processes)"
-    before = len(mine) - len(todo & set(mine)) if config.share or group.world > 1 else 0
-    if not config.share and group.world == 1:
-        mine, before = jobs, len(jobs) - len(todo)
-    with Progress(step, len(mine), unit, step.name, done=before) as progress:
-        drawer.draw_batches(own, todo, files, progress.advance)
-    group.barrier()
+    set_, manner = _fill(config, inputs, step, prompts, group, family, refiner, keys)
     if not group.first:
         return Manifest("generate", step.key, {})
-    lacking = files.lacking(jobs)
-    if config.grid_pictures:
-        _write_grid(folder, [job for job in jobs if job not in lacking][: config.grid_pictures])
     return Manifest(
         stage="generate",
         key=step.key,
         outputs={"samples": "samples"},
         counts={
-            "pictures": len(jobs) - len(lacking),
+            "pictures": len(set_.jobs) - len(set_.lacking),
             "prompts": len(prompts.prompts),
-            "kept from before": len(jobs) - len(todo),
-            **({"left to other shares": len(lacking)} if lacking else {}),
+            "kept from before": set_.before,
+            **({"left to other shares": len(set_.lacking)} if set_.lacking else {}),
         }
-        | _cut_prompts(family, prompts),
+        | cut_prompts(family, prompts),
         results={
             "model": config.name,
             "prompt set": prompts.name,
@@ -176,26 +166,121 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     )
 
 
+def _run_checkpoints(
+    config: Config,
+    inputs: Mapping[str, Artefact],
+    step: StepDir,
+    prompts: PromptSet,
+    group: "Group",
+) -> Manifest:
+    """Write `sets/`: a set of pictures for each checkpoint, with one model in memory."""
+    from tastemaker.store.fit_base import read_fit_base
+    from tastemaker.training.checkpoint_weights import base_family, load_checkpoint_weights
+
+    folder, place = step.path / "sets", Path(inputs["checkpoints"].path)
+    sets = checkpoint_sets(place, folder)
+    at = str(inputs["model"].path) if "model" in inputs else None
+    family = base_family(read_fit_base(place), model=at, precision=config.precision)
+    refiner, kept = _refiner(config, inputs, family), 0
+    for one in sets:
+        if one.checkpoint:
+            load_checkpoint_weights(family, folder / one.checkpoint)
+        family.channels_last()
+        if refiner is None:
+            family.to(device())
+        keys = _keys(inputs, refiner) | {"checkpoint": one.weights}
+        set_, manner = _fill(config, inputs, step, prompts, group, family, refiner, keys, one.side)
+        kept += set_.before
+    if not group.first:
+        return Manifest("generate", step.key, {})
+    write_sets(folder, sets)
+    return Manifest(
+        stage="generate",
+        key=step.key,
+        outputs={"sample_sets": "sets"},
+        counts={
+            "checkpoints": len(sets) - 1,
+            "pictures": len(sets) * len(set_.jobs),
+            "prompts": len(prompts.prompts),
+            "kept from before": kept,
+        }
+        | cut_prompts(family, prompts),
+        results={
+            "model": config.name,
+            "prompt set": prompts.name,
+            "images_seen": {one.side: one.images for one in sets},
+            **_results(config, manner, refiner, group),
+        },
+    )
+
+
+def _fill(
+    config: Config,
+    inputs: Mapping[str, Artefact],
+    step: StepDir,
+    prompts: PromptSet,
+    group: "Group",
+    family: "Family",
+    refiner: Refiner | None,
+    keys: Mapping[str, str],
+    side: str = "",
+) -> tuple[FilledSet, Manner]:
+    """Draw what is lacking of one set: the only one, or a checkpoint's."""
+    from tastemaker.models.presets import named_or_found
+    from tastemaker.store.generated_latents import GeneratedLatents
+
+    manner = settle(config, named_or_found(config.preset, _model_place(inputs)), family.own_size)
+    drawer = Drawer(config, manner, family, refiner, _start(inputs))
+    folder = step.path / "sets" / side if side else step.path / "samples"
+    latents = GeneratedLatents(folder) if config.keep_latents else None
+    settings, name = settings_hash(config, manner, keys), side or config.name
+    files = PictureFolder(folder, name, settings, group.rank, latents)
+    families = [family] if refiner is None else [family, refiner.family]
+    jobs = picture_jobs(config, prompts, manner.size, *families)
+    if group.first:
+        _begin(config, drawer, files, jobs, inputs, prompts, keys)
+    set_ = fill_set(drawer, files, jobs, step, group, config.part(), f"{step.name} {side}".strip())
+    if config.grid_pictures and group.first:
+        write_grid(files.folder, set_.there[: config.grid_pictures])
+    return set_, manner
+
+
 def _models(config: Config, inputs: Mapping[str, Artefact]) -> "tuple[Family, Refiner | None]":
     """The model, on its device, and a refiner, which waits."""
     from tastemaker.models.adapters import load_lora
     from tastemaker.models.family import load_family
-    from tastemaker.models.refining import refuse_unfit
 
     family = load_family(str(inputs["model"].path), precision=config.precision)
     if "adapter" in inputs:
         load_lora(family, Path(inputs["adapter"].path))
-    family.channels_last()
+    refiner = _refiner(config, inputs, family.channels_last())
+    return (family.to(device()) if refiner is None else family), refiner
+
+
+def _refiner(config: Config, inputs: Mapping[str, Artefact], family: "Family") -> Refiner | None:
+    from tastemaker.models.family import load_family
+    from tastemaker.models.refining import refuse_unfit
+
     if "refiner" not in inputs:
-        return family.to(device()), None
+        return None
     second = load_family(str(inputs["refiner"].path), precision=config.precision)
     refuse_unfit(family, second.channels_last())
-    return family, Refiner(second, config.refiner_start)
+    return Refiner(second, config.refiner_start)
+
+
+def _model_place(inputs: Mapping[str, Artefact]) -> Path:
+    """The files of the model, whose preset holds."""
+    from tastemaker.models.locate import locate
+    from tastemaker.store.fit_base import read_fit_base
+
+    if "model" in inputs:
+        return Path(inputs["model"].path)
+    return locate(read_fit_base(Path(inputs["checkpoints"].path)).model, "model")
 
 
 def _keys(inputs: Mapping[str, Artefact], refiner: Refiner | None) -> dict[str, str]:
     """What the weights and the start pictures are."""
-    names = ("model", "adapter", "refiner", "start_pictures")
+    names = ("model", "adapter", "checkpoints", "refiner", "start_pictures")
     keys = {name: inputs[name].key for name in names if name in inputs}
     if refiner is not None:
         keys["refiner_start"] = f"{refiner.start}"
@@ -221,7 +306,7 @@ def _begin(
     if isinstance(drawer.start, FolderStart):
         for job in jobs:
             drawer.start.file(job.names())
-    told = {"model": config.name, "keys": keys, "prompts": [prompts.name, prompts.hash]}
+    told = {"model": files.name, "keys": keys, "prompts": [prompts.name, prompts.hash]}
     files.begin(drawer.told(**told, seed=config.seed), jobs)
     if config.layout:
         write_layout(files.folder / "layout.png", config.layout, drawer.manner.size)
@@ -234,22 +319,6 @@ def _begin(
                 "shares of the same model, prompts and settings",
                 "Give this run the values of that one, or leave it out.",
             )
-
-
-def _divide(
-    drawer: Drawer, jobs: Sequence[Job], files: PictureFolder, part: Share, group: "Group"
-) -> tuple[set[Job], list[list[Job]]]:
-    """What is lacking, and the batches that this process draws.
-
-    All must have looked before anyone draws: a share is of what is lacking.
-    """
-    group.barrier()
-    todo = files.lacking(jobs)
-    group.barrier()
-    # The share of a machine does not depend on what is done; within it, processes take turns.
-    every = batches(jobs, drawer.config.batch)[part.number :: part.of]
-    lacking = [batch for batch in every if todo & set(batch)]
-    return todo, lacking[group.rank :: group.world]
 
 
 def _results(
@@ -326,21 +395,3 @@ def _preset_of_base(config: PictureSettings, fit: Path, model: str | None) -> "P
     if config.preset == "none" or not (fit / "checkpoints" / "base.json").is_file():
         return None
     return named_or_found(config.preset, locate(model or read_fit_base(fit).model, "model"))
-
-
-def _cut_prompts(family: "Family", prompts: PromptSet) -> dict[str, int]:
-    """How many prompts the model cannot read to their end, and by how much; nothing if it can."""
-    from tastemaker.models.text import summarise
-
-    told = summarise(family.token_reports([prompt.text for prompt in prompts.prompts]))
-    if not told.cut_texts:
-        return {}
-    return {"prompts cut": told.cut_texts, "tokens cut": told.cut_tokens}
-
-
-def _write_grid(folder: Path, jobs: Sequence[Job]) -> None:
-    from tastemaker.store.contact_sheet import write_contact_sheet
-    from tastemaker.store.images import load_image
-
-    pictures = [load_image(folder / job.file()).pixels for job in jobs]
-    write_contact_sheet(folder / "grid.png", pictures, [job.prompt.text for job in jobs])

@@ -23,6 +23,7 @@ class FitBase:
         seed: of the run; new adapters are drawn with it.
         schedule: arguments of `load_family` that change its noise schedule.
         prompts: a few texts to draw pictures of while it trains.
+        adapter: LoRA weights that it started from; empty for none.
     """
 
     model: str
@@ -30,6 +31,7 @@ class FitBase:
     seed: int
     schedule: Mapping[str, Any] = field(default_factory=dict)
     prompts: tuple[str, ...] = ()
+    adapter: str = ""
 
 
 def write_fit_base(checkpoints: Path, base: FitBase) -> None:

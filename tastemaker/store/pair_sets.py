@@ -112,6 +112,10 @@ class PairSet:
                 if split is None or line["split"] == split:
                     yield _pair(line)
 
+    def margins(self) -> list[float]:
+        """The margins of all pairs that have one."""
+        return self._table["margin"].drop_null().to_pylist()
+
     def pictures(self) -> dict[str, PairPicture]:
         """Every picture of a pair, by id."""
         table = read_parquet(self.path / _PICTURES)

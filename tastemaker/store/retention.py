@@ -185,6 +185,12 @@ def weight_folders(checkpoints: Path | str) -> dict[int, Path]:
     return dict(sorted(both.items()))
 
 
+def images_seen(folder: Path) -> int | None:
+    """Images that a checkpoint had seen; None where it is gone or damaged."""
+    found = _facts(folder)
+    return None if found is None else found[0]
+
+
 def read_best(checkpoints: Path | str) -> dict[str, Any] | None:
     """`step`, `images` and `validation_loss` of the best checkpoint; None where none is named."""
     try:

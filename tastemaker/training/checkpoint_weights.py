@@ -6,7 +6,7 @@ which model they belong to and how it was made trainable.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,12 @@ class CheckpointWeights:
 
 
 def describe_fit(
-    step: Path, model: Artefact, method: Config, seed: int, prompts: Sequence[str]
+    step: Path,
+    model: Artefact,
+    method: Config,
+    seed: int,
+    prompts: Sequence[str],
+    adapter: Path | None = None,
 ) -> None:
     """Write `base.json` of a fit that begins, so that its checkpoints can be used by themselves.
 
@@ -54,10 +59,12 @@ def describe_fit(
         method: see `training.method`.
         seed: of the run.
         prompts: texts that previews may be drawn of.
+        adapter: LoRA weights that it starts from.
     """
     place = Path(model.path)
     name = str(place.resolve()) if place.exists() else str(model.path)
-    base = FitBase(name, method.model_dump(mode="json"), seed, {}, tuple(prompts))
+    start = str(adapter.resolve()) if adapter is not None else ""
+    base = FitBase(name, method.model_dump(mode="json"), seed, {}, tuple(prompts), start)
     write_fit_base(step / "checkpoints", base)
 
 
@@ -76,7 +83,8 @@ def checkpoint_family(
         InputError: the folder is no checkpoint, or not of this model.
         CorruptFile: a file of it is damaged.
     """
-    base = read_fit_base(folder)
+    # A checkpoint has all that was trained, whatever adapters the run started from.
+    base = replace(read_fit_base(folder), adapter="")
     family = base_family(base, model=model, precision=precision)
     load_checkpoint_weights(family, folder, average)
     return family
@@ -85,14 +93,20 @@ def checkpoint_family(
 def base_family(
     base: FitBase, *, model: str | None = None, precision: "Precision" = "fp32"
 ) -> "Family":
-    """The model that a run started from, without its adapters, frozen.
+    """The model that a run started from, without new adapters, frozen.
 
     Raises:
         MissingModel: it is not there.
+        InputError: neither are the adapters that the run started from.
     """
     from tastemaker.models.family import load_family
+    from tastemaker.training.method import AnyMethod
+    from tastemaker.training.start import start_parts
 
     family = load_family(model or base.model, precision=precision, **base.schedule)
+    if base.adapter:
+        method = TypeAdapter(AnyMethod).validate_python(base.method)
+        start_parts(family, method, base.seed, Path(base.adapter))
     family.trainable(())
     return family
 

@@ -21,7 +21,7 @@ from tastemaker.records.run import Visit
 from tastemaker.records.size import ImageSizes, Size
 from tastemaker.store.loss_masks import LossMasks
 from tastemaker.training.group import Group
-from tastemaker.training.latent_source import FIXED
+from tastemaker.training.kept_latents import FIXED
 from tastemaker.training.masking import batch_weight
 from tastemaker.training.prompting import Prompter
 from tastemaker.training.validate import GridPoint, even_timesteps, fixed_grid, validate

@@ -6,24 +6,16 @@ Axes: C latent channels, H and W latent rows and columns.
 from collections.abc import Callable, Sequence
 from threading import Lock
 
-import torch
 from torch import Tensor
 
-from tastemaker.diffusion.noise import noise
 from tastemaker.errors import StaleCache
 from tastemaker.models.autoencoder import weights_hash
 from tastemaker.models.family import Family
 from tastemaker.records.draws import Draw
 from tastemaker.records.size import ImageSizes, Size
-from tastemaker.store.latent_reader import LatentReader
 from tastemaker.store.latent_sets import LatentSet
-from tastemaker.store.latents import CachedLatent, IndexRow
-
-FIXED = -1
-"""The visit of validation: always the first crop, and its mean."""
-
-_MEMORY_BYTES = 256 << 20
-"""Latents up to this size in all are kept decoded (ours): small sets are read once."""
+from tastemaker.store.latents import IndexRow
+from tastemaker.training.kept_latents import FIXED, KeptLatents, sampled
 
 _LOOK_EVERY = 256
 """Visits after which a run that follows looks for new variants (ours)."""
@@ -46,11 +38,9 @@ class VisitedLatents:
 
     def __init__(self, latents: LatentSet, seed: int, *, follow: bool = False) -> None:
         self.latents, self.seed, self.follow = latents, seed, follow
-        self._reader = LatentReader(latents.cache.columns, check=False)
+        self._read = KeptLatents(latents)
         self._lock = Lock()
         self._visits = 0
-        self._room = _MEMORY_BYTES
-        self._kept: dict[int, CachedLatent] = {}
 
     def __call__(self, sample_id: str, visit: int) -> tuple[Tensor, ImageSizes]:
         """The latent of one visit; `FIXED` gives the first crop's mean.
@@ -69,11 +59,7 @@ class VisitedLatents:
                 variant = Draw(self.seed, "variant", sample_id, visit).integer(variants)
             number = self.latents.number(sample_id, variant)
         latent = self._read(number)
-        mean = latent.mean.float()
-        if latent.logvar is None or visit == FIXED:
-            return mean, latent.sizes
-        own = noise(Draw(self.seed, "vae", sample_id, visit), mean.shape)
-        return mean + torch.exp(latent.logvar.float() / 2) * own, latent.sizes
+        return sampled(latent, self.seed, sample_id, visit), latent.sizes
 
     def bucket(self, sample_id: str) -> Size:
         """Height and width of a picture's crops, from the index alone."""
@@ -83,17 +69,6 @@ class VisitedLatents:
         """What the index says of each of a picture's crops."""
         variants = range(self.latents.variants(sample_id))
         return tuple(self.latents.row(sample_id, variant) for variant in variants)
-
-    def _read(self, number: int) -> CachedLatent:
-        if (kept := self._kept.get(number)) is not None:
-            return kept
-        latent = self._reader.read_one(number)
-        size = latent.mean.nbytes * (1 if latent.logvar is None else 2)
-        with self._lock:
-            if number not in self._kept and size <= self._room:
-                self._room -= size
-                self._kept[number] = latent
-        return latent
 
 
 def check_latents(

@@ -14,7 +14,7 @@ from tastemaker.diffusion.noise import batch_noise
 from tastemaker.objectives.dpo import native_errors, noised_pair
 from tastemaker.objectives.protocol import PairBatch
 from tastemaker.records.size import Size
-from tastemaker.training.latent_source import FIXED
+from tastemaker.training.kept_latents import FIXED
 from tastemaker.training.pair_validation import BothErrors, grid_errors, pair_figures
 from tastemaker.training.validate import GridPoint, even_timesteps, fixed_grid
 
@@ -31,6 +31,10 @@ GRID_PAIRS, GRID_CELLS = 32, 2**16
 def pair_grid_part(cells: int) -> int:
     """Points of the grid per forward pass, of latents with so many cells; each has two sides."""
     return max(1, min(GRID_PAIRS, GRID_CELLS // cells))
+
+
+PROBE_PAIRS, PROBE_TIMESTEPS = 8, 4
+"""How many pairs and timesteps tell how far a model has moved (ours)."""
 
 
 class _Held(NamedTuple):
@@ -107,6 +111,11 @@ class PairGrid:
         return fixed_grid(self.ids, times, self.task.seed, f"{self.name} noise")
 
     def _errors_of(self, points: Sequence[GridPoint], denoise: Any) -> Tensor:
+        x_t, t, cond, target = self.noised(points)
+        return native_errors(denoise(x_t, t, cond), target)
+
+    def noised(self, points: Sequence[GridPoint]) -> tuple[Tensor, Tensor, Any, Tensor]:
+        """What a model is given at points of one bucket, 2b rows, winners first; and the target."""
         task = self.task
         sides = [task.read(p.sample_id, FIXED) for p in points]
         device = task.family.device
@@ -121,7 +130,7 @@ class PairGrid:
             label=torch.ones(len(points), device=device),
         )
         x_t, t, target = noised_pair(batch, task.schedule)
-        return native_errors(denoise(x_t, t, batch.cond), target)
+        return x_t, t, batch.cond, target
 
     @cached_property
     def _held(self) -> dict[str, _Held]:
@@ -135,3 +144,46 @@ class PairGrid:
     @cached_property
     def _windows(self) -> int:
         return self.task.family.windows([self.task.prompter.plain(i) for i in self.ids])
+
+
+class PairProbe:
+    """How far predictions have moved from where the run began, on a few prompts and their noise.
+
+    Errors can stay the same while pictures change; this cannot.
+
+    Attributes:
+        base: predictions [N] of the model that is compared with, all in a row, once they are known.
+    """
+
+    def __init__(self, task: "PairTask", ids: Sequence[str]) -> None:
+        """A probe with the first of these pairs; none of them, no figures."""
+        self._grid = PairGrid(task, "probe", ids[:PROBE_PAIRS])
+        self.base: Tensor | None = None
+
+    @torch.no_grad()
+    def figures(self) -> dict[str, float]:
+        """`probe/moved`: mean over the points of |prediction - base| / |base|, in 2-norms."""
+        task = self._grid.task
+        if not self._grid.ids:
+            return {}
+        points = self._points
+        policy = [self._predicted(point, task.family.denoise) for point in points]
+        if self.base is None:
+            reference = task.reference
+            fixed = reference if reference is not None and reference.stays else None
+            self.base = torch.cat([self._predicted(p, fixed) for p in points] if fixed else policy)
+        base = self.base.split([len(each) for each in policy])
+        moved = [(a - b).norm() / b.norm() for a, b in zip(policy, base, strict=True)]
+        return {"probe/moved": float(torch.stack(moved).mean())}
+
+    def _predicted(self, point: GridPoint, denoise: Any) -> Tensor:
+        """Both sides' predictions at a point, fp32 [n] on the CPU."""
+        x_t, t, cond, _ = self._grid.noised([point])
+        return denoise(x_t, t, cond).float().flatten().cpu()
+
+    @cached_property
+    def _points(self) -> tuple[GridPoint, ...]:
+        among = self._grid.task.timesteps.among
+        places = even_timesteps(min(PROBE_TIMESTEPS, len(among)), len(among))
+        times = [among[place] for place in places]
+        return fixed_grid(self._grid.ids, times, self._grid.task.seed, "probe noise")

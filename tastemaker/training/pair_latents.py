@@ -62,7 +62,7 @@ class PairReader(Protocol):
     """Where pairs come from."""
 
     def read(self, pair_id: str, visit: int) -> PairLatents:
-        """Both sides of a visit; `latent_source.FIXED` asks for the one of validation.
+        """Both sides of a visit; `kept_latents.FIXED` asks for the one of validation.
 
         Crops and posterior samples may depend on the visit, the same way for both sides.
         """

@@ -163,13 +163,20 @@ class DpoObjective(PairTimesteps):
     reference: AnyReference = FrozenModel()
     """The model that errors are compared with: `frozen`, `iterate`, `ema` or `table`."""
     auto_beta: FollowingBeta | None = None
-    """Let beta follow the margins, from `beta` on."""
+    """Let beta follow the margins, from `beta` on; not with the link `ipo`, whose margins would
+    shrink to 0."""
 
     @field_validator("reference", mode="before")
     @classmethod
     def _frozen_is_the_kind(cls, value: Any) -> Any:
         """Settings alone are a frozen reference's, as in `reference: {how: copy}`."""
         return {"kind": "frozen", **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _beta_has_something_to_follow(self) -> "DpoObjective":
+        if self.auto_beta is not None and self.link == "ipo":
+            raise ValueError("auto_beta: not with link ipo, whose margins would shrink to 0")
+        return self
 
     def open(self) -> "DPO":
         """The objective itself."""

@@ -4,27 +4,18 @@ Axes: C latent channels, H and W latent rows and columns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from threading import Lock
 
-import torch
-from torch import Tensor
-
-from tastemaker.diffusion.noise import noise
 from tastemaker.errors import StaleCache
 from tastemaker.models.family import Family
 from tastemaker.records.draws import Draw
 from tastemaker.records.pair import Split
 from tastemaker.records.size import Size
-from tastemaker.store.latent_reader import LatentReader
 from tastemaker.store.latent_sets import LatentSet
-from tastemaker.store.latents import CachedLatent
 from tastemaker.store.pair_sets import PairSet
-from tastemaker.training.latent_source import FIXED, check_latents
+from tastemaker.training.kept_latents import FIXED, KeptLatents, sampled
+from tastemaker.training.latent_source import check_latents
 from tastemaker.training.pair_latents import PairLatents
 from tastemaker.training.read_ahead import ReadAhead
-
-_MEMORY_BYTES = 256 << 20
-"""Latents up to this size in all are kept decoded (ours): small sets are read once."""
 
 _TODO = "Run cache_pairs with these pairs."
 
@@ -44,10 +35,7 @@ class CachedPairs:
 
     def __init__(self, pairs: PairSet, latents: LatentSet, seed: int) -> None:
         self.pairs, self.latents, self.seed = pairs, latents, seed
-        self._reader = LatentReader(latents.cache.columns, check=False)
-        self._lock = Lock()
-        self._room = _MEMORY_BYTES
-        self._kept: dict[int, CachedLatent] = {}
+        self._read = KeptLatents(latents)
         self._labels = {pair.id: pair.label for pair in pairs.pairs()}
 
     def read(self, pair_id: str, visit: int) -> PairLatents:
@@ -75,8 +63,8 @@ class CachedPairs:
             self._read(self.latents.number(pair_id, 2 * variant + side)) for side in (0, 1)
         )
         return PairLatents(
-            self._sampled(winner, pair_id, visit),
-            self._sampled(loser, pair_id, visit),
+            sampled(winner, self.seed, pair_id, visit),
+            sampled(loser, self.seed, pair_id, visit),
             winner.sizes,
             loser.sizes,
             label,
@@ -103,24 +91,6 @@ class CachedPairs:
         for pair_id in ids:
             found.setdefault(sizes[pair_id], []).append(pair_id)
         return found
-
-    def _sampled(self, latent: CachedLatent, pair_id: str, visit: int) -> Tensor:
-        mean = latent.mean.float()
-        if latent.logvar is None or visit == FIXED:
-            return mean
-        own = noise(Draw(self.seed, "vae", pair_id, visit), mean.shape)
-        return mean + torch.exp(latent.logvar.float() / 2) * own
-
-    def _read(self, number: int) -> CachedLatent:
-        if (kept := self._kept.get(number)) is not None:
-            return kept
-        latent = self._reader.read_one(number)
-        size = latent.mean.nbytes * (1 if latent.logvar is None else 2)
-        with self._lock:
-            if number not in self._kept and size <= self._room:
-                self._room -= size
-                self._kept[number] = latent
-        return latent
 
 
 class PairsAhead(ReadAhead[PairLatents]):

@@ -32,7 +32,7 @@ from tastemaker.records.draws import Draw
 from tastemaker.records.run import Visit
 from tastemaker.store.reference_tables import ReferenceTable
 from tastemaker.training.pair_checks import refuse_silent_choice, refuse_text
-from tastemaker.training.pair_grid import PairGrid
+from tastemaker.training.pair_grid import PairGrid, PairProbe
 from tastemaker.training.pair_latents import PairLatents, PairReader
 from tastemaker.training.pair_prompting import PairPrompter
 from tastemaker.training.pair_validation import Sharing
@@ -110,6 +110,7 @@ class PairTask:
         self._average = MarginAverage.empty(self._device)
         grids = {"validation": held_out, "stable": stable}
         self.grids = {name: PairGrid(self, name, ids) for name, ids in grids.items() if ids}
+        self.probe = PairProbe(self, held_out or stable)
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The trained parts."""
@@ -218,6 +219,7 @@ class PairTask:
     def tensors(self) -> dict[str, Tensor]:
         """Tensors that a resumed run needs; not copies."""
         bases = {f"{name}.base": grid.base for name, grid in self.grids.items()}
+        bases["probe.base"] = self.probe.base
         found = {name: base for name, base in bases.items() if base is not None}
         if self.reference is not None:
             found |= {f"reference.{n}": t for n, t in self.reference.tensors().items()}
@@ -238,6 +240,8 @@ class PairTask:
         for name, grid in self.grids.items():
             if f"{name}.base" in tensors:
                 grid.base = tensors[f"{name}.base"].to("cpu", torch.float64, copy=True)
+        if "probe.base" in tensors:
+            self.probe.base = tensors["probe.base"].to("cpu", torch.float32, copy=True)
         own = {} if self.reference is None else self.reference.tensors()
         with torch.no_grad():
             for name, tensor in own.items():
@@ -246,10 +250,9 @@ class PairTask:
                 tensor.copy_(tensors[f"reference.{name}"])
 
     def validate(self) -> dict[str, float]:
-        """Figures of the held-out pairs and of some trained ones; see `pair_grid.PairGrid`."""
-        return {
-            name: value for grid in self.grids.values() for name, value in grid.figures().items()
-        }
+        """Figures of held-out pairs, of some trained ones, and of the probe; see `pair_grid`."""
+        looked = [*self.grids.values(), self.probe]
+        return {name: value for each in looked for name, value in each.figures().items()}
 
     def read(self, pair_id: str, visit: int) -> PairLatents:
         """Both sides of a visit, checked.
