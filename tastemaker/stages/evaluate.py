@@ -77,7 +77,8 @@ class Config(BaseConfig):
     judge_concepts: int = Field(default=300, gt=0)
     """At most so many concepts besides the evaluated ones, by hash (ours: bounds the time)."""
     votes: str | None = None
-    """What people preferred: a `.jsonl` or `.parquet` file of votes between these sides."""
+    """What people preferred: votes between these sides, as a file (`.jsonl`, `.csv`, `.parquet`) or
+    the folder of a study."""
     by: tuple[str, ...] | None = None
     """Attributes of prompts by whose values results are split too; `category` and `challenge`,
     where prompts have them, when not given."""
@@ -253,13 +254,14 @@ def _votes(
 ) -> "Counted | None":
     """The votes that count, read before anything is computed."""
     from tastemaker.scorers.people import counted_votes
-    from tastemaker.store.votes import read_votes
+    from tastemaker.store.vote_files import read_votes
 
     if "votes" not in inputs or config.compared_with is None:
         return None
-    votes = read_votes(inputs["votes"].path)
+    stored = read_votes(inputs["votes"].path)
+    votes = [one.vote for one in stored if one.counts]
     known = {p.id for p in prompts.prompts}
-    odd = sorted({vote.prompt for vote in votes} - known)
+    odd = sorted({vote.prompt for vote in votes if vote.reason != "gold"} - known)
     if odd:
         raise InputError(
             inputs["votes"].path,
@@ -267,7 +269,13 @@ def _votes(
             f"votes on its {len(known)} prompts, by id",
             "Give the prompt set that the study was made with.",
         )
-    return counted_votes(votes, [p.id for p in asked], list(config.places), config.compared_with)
+    return counted_votes(
+        votes,
+        [p.id for p in asked],
+        list(config.places),
+        config.compared_with,
+        len(stored) - len(votes),
+    )
 
 
 def _sections(
@@ -291,8 +299,9 @@ def _sections(
     ]
     people = choice = None
     if votes and reference:
-        sides = list(config.places)
-        people = votes_summary(votes, figures, groups, sides, reference, **options)
+        pairs = [(side, reference) for side in config.places if side != reference]
+        judges = {one.figure.name: one.gains for one in figures}
+        people = votes_summary(votes, judges, groups, pairs, **options)
     if config.choose and reference:
         choice = choose(config.choose, figures, asked, reference, **options)
     return {"groups": [table for table in tables if table], "votes": people, "choice": choice}
