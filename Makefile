@@ -69,6 +69,9 @@ recipes: $(VENV)/.dev  ## run the tiny recipes and the twins end to end; long tr
 		before.steps=2 after.steps=2 -o runs/tiny/sdxl_lora_style
 	$(BIN)/tastemaker run tiny/generate -o runs/tiny/generate
 	$(BIN)/tastemaker run tiny/evaluate -o runs/tiny/evaluate
+	$(BIN)/tastemaker run tiny/best_checkpoint images=64 every=32 tests=4 judge=20 -o runs/tiny/best_checkpoint
+	$(BIN)/tastemaker run tiny/quality_model votes=400 -o runs/tiny/quality_model
+	$(BIN)/tastemaker run tiny/study -o runs/tiny/study
 	TASTEMAKER_SLOW=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_recipe_twins.py \
 		tests/test_alignment_recipes.py
 

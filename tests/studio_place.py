@@ -199,3 +199,38 @@ def many_samples(folder: Path, count: int) -> Path:
     )
     (folder / "samples.jsonl").write_text("".join(lines))
     return folder
+
+
+def many_pictures(folder: Path, count: int) -> Path:
+    """A collection of very many rows that share a few pictures, with a column of numbers."""
+    import pyarrow as pa
+
+    from tastemaker.store.base_table import PART_ROWS
+    from tastemaker.store.catalogue import Catalogue, ColumnKey
+    from tastemaker.store.catalogue_rows import base_schema
+
+    for number in range(8):
+        save_scene(folder / f"files/{number}.png", number, 64)
+    repeated = {"source": "folder:x", "h": 64, "w": 64, "format": "PNG", "mode": "RGB",
+                "frames": 1, "tags": [], "attributes": [], "status": "ok", "error": None,
+                "bytes": 1, "modified_ns": 1}  # fmt: skip
+    values = {
+        "id": [f"{number:064x}" for number in range(count)],
+        "path": [f"files/{number % 8}.png" for number in range(count)],
+        "key": [f"{number:06}.png" for number in range(count)],
+        "captions": [[f"hills number {number}"] for number in range(count)],
+        **{name: [value] * count for name, value in repeated.items()},
+    }
+    schema = base_schema()
+    catalogue = Catalogue(folder)
+    catalogue.append_table(pa.table({name: values[name] for name in schema.names}, schema=schema))
+    catalogue.close_base()
+    key, fields, start = ColumnKey("rated", 1), {"score": "float32"}, 0
+    score = pa.array(np.random.default_rng(0).random(count), pa.float32())
+    for part in catalogue.parts():
+        ids = pa.array(values["id"][start : start + PART_ROWS])
+        own = pa.table({"id": ids, "score": score.slice(start, len(ids))})
+        catalogue.write_table(key, part, own, fields)
+        start += PART_ROWS
+    catalogue.finish_column(key, fields)
+    return folder

@@ -14,9 +14,10 @@ from tastemaker.records.generation import Prompt, Sample
 from tastemaker.records.vote import Vote
 from tastemaker.stages.evaluate import Config
 from tastemaker.store import jsonl
+from tastemaker.store.people_tables import StoredVote
 from tastemaker.store.prompt_sets import make_prompt_set, write_prompt_set
 from tastemaker.store.samples import SAMPLES
-from tastemaker.store.votes import write_votes
+from tastemaker.store.vote_files import write_votes
 from tests.page_reader import parsed
 
 PROMPTS = [
@@ -42,7 +43,17 @@ def _votes(path: Path, a: str = "dpo", b: str = "base") -> None:
     write_votes(
         path,
         [
-            Vote(f"{p.id}-{r}", p.id, a, b, "ab"[(n + r) % 2], f"r{r}", "b" if n % 4 == r else "a")
+            StoredVote(
+                Vote(
+                    f"{p.id}-{r}",
+                    p.id,
+                    a,
+                    b,
+                    "ab"[(n + r) % 2],
+                    f"r{r}",
+                    "b" if n % 4 == r else "a",
+                )
+            )
             for n, p in enumerate(PROMPTS)
             for r in range(3)
         ],
@@ -143,7 +154,8 @@ def test_an_incomplete_side_is_refused_or_counted(folder: Path, tell: Tell) -> N
 
 def test_what_does_not_fit_is_refused(folder: Path, tell: Tell) -> None:
     _votes(folder / "other.jsonl", "x", "y")
-    write_votes(folder / "odd.jsonl", [Vote("1", "none", "dpo", "base", "a", "r", "a")])
+    odd = StoredVote(Vote("1", "none", "dpo", "base", "a", "r", "a"))
+    write_votes(folder / "odd.jsonl", [odd])
     cases: Mapping[tuple[str, ...], str] = {
         (*THREE, "reference=none"): "reference 'none' is none of base, sft, dpo",
         (*THREE, "after=base"): "give `sides`, or `after`",

@@ -238,41 +238,7 @@ def test_votes_go_out_and_come_in_unchanged(people: People, tmp_path: Path, endi
     assert people.votes(superseded=True)[0].superseded_by == "v7"
 
 
-@pytest.mark.parametrize(
-    ("ending", "old", "new", "said"),
-    [
-        (".jsonl", '"tie"', '"both"', "line 1.*choice 'both'"),
-        (".jsonl", '"seconds": null', '"seconds": -1', "line 1.*seconds -1"),
-        (".jsonl", '"seconds": null', '"seconds": NaN', "line 1.*seconds nan"),
-        (".jsonl", '"rater": "r"', '"rater": ""', "line 1.*empty rater"),
-        (".jsonl", '"rater": "r"', '"voter": "r"', "line 1.*no rater, a voter"),
-        (".jsonl", '"created"', '"created', "line 1.*no JSON"),
-        (".jsonl", '"v1"', '"v0"', "line 2.*the id of line 1 again"),
-        (".csv", "shown_left", "left", "no shown_left, a left"),
-        (".csv", ",active,", ",", "another number of cells"),
-        (".csv", "active", "lucky", "reason 'lucky'"),
-    ],
-)
-def test_a_wrong_line_is_named_and_nothing_is_read(
-    tmp_path: Path, ending: str, old: str, new: str, said: str
-) -> None:
-    path = tmp_path / f"votes{ending}"
-    write_votes(path, [stored(0), stored(1)])
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-    with pytest.raises(InputError, match=said):
-        read_votes(path)
-
-
-def test_files_that_are_no_votes_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.parquet").write_bytes(b"PAR1")
-    (tmp_path / "x.jsonl").write_bytes(b"\xff\xfe")
-    for name, said in (("x.parquet", "Parquet"), ("x.jsonl", "UTF-8"), ("x.xls", "ending '.xls'")):
-        with pytest.raises(InputError, match=said):
-            read_votes(tmp_path / name)
-    with pytest.raises(InputError, match="no file"):
-        read_votes(tmp_path / "absent.csv")
+def test_gold_pairs_are_two_ids(tmp_path: Path) -> None:
     gold = tmp_path / "gold.csv"
     gold.write_text("better,worse\na,b\n")
     assert read_gold(gold) == [("a", "b")]

@@ -175,6 +175,9 @@ def test_the_tiny_recipe_goes_from_votes_to_a_selection(tmp_path: Path, capsys) 
     (pictures,) = (run / "steps" / "pictures").iterdir()
     columns = list((pictures / "collection" / "catalog" / "col").glob("quality@*"))
     assert [path.name for path in columns] == [found["quality_column"]]
+    report = (run / "report.html").read_text()
+    assert "no person has looked" in report
+    assert f'href="steps/quality/{step.name}/quality.html"' in report
     # A person's votes instead: the same door, by the command line.
     (rating,) = (run / "steps" / "rating").iterdir()
     place = pictures / "collection"

@@ -8,7 +8,8 @@ from tastemaker.records.vote import Vote
 from tastemaker.scorers.figures import Figure, Measured
 from tastemaker.scorers.people import counted_votes, votes_summary
 from tastemaker.scorers.protocol import Origin
-from tastemaker.stats.study import disagreements, scorer_agreement, study
+from tastemaker.stats.rater_table import rater_lines
+from tastemaker.stats.study import disagreements, divided, scorer_agreement, study
 from tastemaker.stats.votes import ballots
 
 PROMPTS = [f"p{n:02d}" for n in range(12)]
@@ -50,7 +51,10 @@ def test_rates_are_those_of_the_side_whichever_way_votes_are_stored() -> None:
     back = study(_votes(CLEAR), "base", "dpo", "general", resamples=200)
     assert back is not None
     assert back.verdict.majority.rate.estimate == pytest.approx(3 / 12)
-    assert (back.alpha, back.raters[0].agrees) == (one.alpha, one.raters[0].agrees)
+    assert (back.alpha, back.alpha_interval) == (one.alpha, one.alpha_interval)
+    ways = [rater_lines(_votes(CLEAR, a=a)) for a in ("dpo", "base")]
+    trust = [[(line.rater, line.agrees, line.reliability) for line in lines] for lines in ways]
+    assert trust[0] == trust[1]
 
 
 def test_questions_and_sides_are_kept_apart() -> None:
@@ -67,17 +71,21 @@ def test_questions_and_sides_are_kept_apart() -> None:
 
 def test_raters_are_compared_with_the_others_only() -> None:
     contrary = dict.fromkeys(PROMPTS, "dddb")
-    found = study(_votes(contrary), "dpo", "base", "general", resamples=200)
-    assert found is not None
-    lines = {line.rater: line for line in found.raters}
+    lines = {line.rater: line for line in rater_lines(_votes(contrary))}
     assert lines["r3"].agrees == 0.0
     # Without oneself, two of three others agree with r0: a majority, with r3 in it.
     assert lines["r0"].agrees == 1.0
     assert lines["r3"].reliability is not None
     assert (lines["r3"].votes, lines["r3"].skipped, lines["r3"].seconds) == (12, 0, 4.0)
-    skipped = study(_votes(dict.fromkeys(PROMPTS, "dds")), "dpo", "base", "general", resamples=200)
-    assert skipped is not None
-    assert {line.rater: line.skipped for line in skipped.raters} == {"r0": 0, "r1": 0, "r2": 12}
+    skipped = rater_lines(_votes(dict.fromkeys(PROMPTS, "dds")))
+    assert {line.rater: line.skipped for line in skipped} == {"r0": 0, "r1": 0, "r2": 12}
+
+
+def test_people_disagree_most_where_they_are_evenly_split() -> None:
+    votes = _votes({"p00": "ddddd", "p01": "dddbb", "p02": "ddbb", "p03": "dbttt", "p04": "db"})
+    found = divided(ballots(votes, "dpo", "base"))
+    assert [one.prompt for one in found] == ["p02", "p03", "p04", "p01"]
+    assert (found[1].side, found[1].reference, found[1].neither) == (1, 1, 3)
 
 
 def test_disagreements_are_sorted_by_how_clear_both_are() -> None:
@@ -111,17 +119,19 @@ def test_only_random_votes_on_compared_prompts_count() -> None:
     figure = _figure(dict.fromkeys(PROMPTS, 1.0))
     groups = {"category": {"x": PROMPTS[:6], "y": PROMPTS[6:]}}
     counted = counted_votes(votes, PROMPTS, ["base", "dpo"], "base")
-    summary = votes_summary(counted, [figure], groups, ["base", "dpo"], "base", resamples=200)
+    judges = {"looks": figure.gains}
+    summary = votes_summary(counted, judges, groups, [("dpo", "base")], resamples=200)
     assert (summary["votes"], summary["used"]) == (63, 60)
+    assert next(line["gold"] for line in summary["raters"] if line["rater"] == "r") == (0, 1)
     assert summary["left_out"] == {
         "pairs not drawn at random (gold)": 1,
         "between other sides": 1,
         "of other prompts": 1,
     }
     (question,) = summary["questions"]
-    (table,) = question["groups"]
+    (table,) = question["grouped"]
     assert table["level_each"] == pytest.approx(0.975)
-    assert [row["majority"]["rate"]["estimate"] for row in table["rows"]] == [1.0, 0.5]
+    assert [row["verdict"]["majority"]["rate"]["estimate"] for row in table["groups"]] == [1.0, 0.5]
     (beside,) = question["scorers"]
     assert beside["agreement"]["estimate"] == pytest.approx(9 / 12)
     assert beside["disagreements"] == 3
@@ -133,14 +143,14 @@ def test_votes_between_other_sides_are_refused() -> None:
         counted_votes(_votes(CLEAR), PROMPTS, ["before", "after"], "before")
     few = counted_votes(_votes({"p00": "ddd"}), PROMPTS, ["base", "dpo"], "base")
     with pytest.raises(InputError, match="votes on one prompt"):
-        votes_summary(few, [], {}, ["base", "dpo"], "base")
+        votes_summary(few, {}, {}, [("dpo", "base")])
 
 
 def test_one_rater_has_no_reliability_and_no_agreement() -> None:
     found = study(_votes(dict.fromkeys(PROMPTS, "d")), "dpo", "base", "general", resamples=200)
     assert found is not None
     assert found.alpha is None
-    (line,) = found.raters
+    (line,) = rater_lines(_votes(dict.fromkeys(PROMPTS, "d")))
     assert (line.reliability, line.agrees) == (None, None)
     assert found.bias is not None
     assert np.isclose(found.bias.shown_left, 0.5)

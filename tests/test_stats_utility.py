@@ -115,9 +115,17 @@ def test_only_blind_pairs_are_counted_and_ties_are_not() -> None:
         np.arange(50),
         np.random.default_rng(0),
     )
-    # A pair counts once for each fold that holds one of its pictures.
-    assert 20 <= held.one <= 40
-    assert held.both <= 20
+    assert held.one == 20
+    assert 0 < held.both < 20
+    # What calls all pictures alike is never right.
+    alike = held_out_accuracy(
+        lambda _: lambda a, b: np.zeros(len(a)),
+        some,
+        blind,
+        np.arange(50),
+        np.random.default_rng(0),
+    )
+    assert (alike.one_right, alike.one) == (0, 20)
 
 
 def test_worse_copies_stay_with_their_picture() -> None:
@@ -162,5 +170,9 @@ def test_repeats_are_compared_with_the_first_answer_whatever_the_order_of_sides(
     votes += [vote(0, "b", "repeat", a="b0", b="a0"), vote(1, "a", "repeat")]
     votes += [vote(2, "a", "repeat"), vote(3, "a", "repeat", "r")]
     assert repeat_agreement(votes) == {"r": (1, 2)}
+    assert repeat_agreement(votes, of=("random",)) == {"r": (1, 2)}
+    close = [vote(0, "a", "active"), vote(0, "b", "repeat"), *votes]
+    assert repeat_agreement(close, of=("random",)) == {"r": (1, 2)}
+    assert repeat_agreement(close) == {"r": (1, 3)}
     gold = [vote(n, c, "gold") for n, c in enumerate(["a", "b", "tie", "skip"])]
     assert gold_accuracy(gold) == {"r": (1, 3)}

@@ -83,6 +83,8 @@ def test_new_tells_what_the_study_can_show(tmp_path: Path, capsys) -> None:
         (["old={old}", "new={empty}"], "none with the id or number"),
         (["old={old}", "new={absent}"], "no folder"),
         (["old={old}", "new={new}", "--question", "beauty"], "the question 'beauty'"),
+        (["old={old}", "new={new}", "--sample", "3"], "files such as 00000_03.png"),
+        (["old={old}", "new={new}", "--instructions", "{absent}"], "not readable"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(
@@ -98,6 +100,18 @@ def test_a_plan_that_cannot_be_is_refused(
     prompts = ["--prompts", str(tmp_path / "prompts.txt")]
     assert main(["study", "new", str(tmp_path / "s"), *given, *prompts]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_so_few_prompts_can_show_nothing_and_that_is_said(tmp_path: Path, capsys) -> None:
+    words = folders(tmp_path, "old", "new", prompts=4)
+    prompts = ["--prompts", str(tmp_path / "prompts.txt")]
+    assert main(["study", "new", str(tmp_path / "s"), *words, *prompts]) == 0
+    said = capsys.readouterr().out
+    assert "4 prompts, 20 votes in all" in said
+    assert "no difference can be found, not even of a model that always wins" in said
+    assert "takes about 194 prompts" in said
+    assert main(["study", "new", str(tmp_path / "t"), *words, "--prompts", "nowhere.txt"]) == 2
+    assert "nowhere.txt: got not readable" in capsys.readouterr().err
 
 
 def test_missing_pictures_and_subsets_leave_prompts_out(tmp_path: Path) -> None:
@@ -150,11 +164,13 @@ def test_the_report_finds_the_better_model_and_the_biased_side(tmp_path: Path, c
     assert main(["study", "report", str(study), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     (line,) = found["results"]
-    assert (line["a"], line["b"], line["prompts"], line["votes"]) == ("old", "new", 12, 60)
-    assert line["majority"]["high"] < 0.5
+    rate = line["verdict"]["majority"]["rate"]
+    assert (line["side"], line["reference"], rate["units"]) == ("old", "new", 12)
+    assert line["verdict"]["votes"] == 60
+    assert rate["high"] < 0.5
     assert found["sides"]["if_left"] > found["sides"]["if_right"]
     assert found["simulated"]
-    assert all(rater["flags"] == [] for rater in found["raters"].values())
+    assert all(rater["flags"] == [] for rater in found["raters"])
     page = (study / "study.html").read_text()
     assert all(address.startswith("data:") for address in parsed(page).loads)
     text = re.sub(r"<[^>]+>", "", page)
@@ -189,11 +205,13 @@ def test_repeats_and_gold_do_not_count_and_hasty_raters_are_named(tmp_path: Path
     rows += [(p, "r1", "a", 2.0, "gold") for p in range(4)]
     found = results(plan, answered(plan, rows))
     (line,) = found["results"]
-    assert (line["votes"], line["wins"], line["complete"]) == (56, 8, 8)
-    assert line["without_flagged"]["losses"] == 8
-    assert found["raters"]["hasty0"]["flags"] == ["median below 0.4 s"]
-    assert found["raters"]["r0"]["repeats"] == (0, 4)
-    assert found["raters"]["r1"]["gold"] == (4, 4)
+    assert (line["verdict"]["votes"], line["complete"]) == (56, 8)
+    assert line["verdict"]["majority"]["wins"] == 8
+    assert line["without_flagged"]["majority"]["losses"] == 8
+    raters = {one["rater"]: one for one in found["raters"]}
+    assert raters["hasty0"]["flags"] == ("median below 0.4 s",)
+    assert raters["r0"]["repeats"] == (0, 4)
+    assert raters["r1"]["gold"] == (4, 4)
     with pytest.raises(InputError, match="at least two prompts"):
         results(plan, answered(plan, rows[:3]))
 
@@ -204,11 +222,12 @@ def test_scorers_are_compared_with_people(tmp_path: Path) -> None:
     prompts = [prompt.id for prompt in plan.prompts]
     values = {("old", id_): 1.0 for id_ in prompts} | {("new", id_): 0.0 for id_ in prompts}
     values["new", prompts[4]] = 9.0
-    found = results(plan, answered(plan, rows), {"judge": values})["scorers"]["judge"]
+    (line,) = results(plan, answered(plan, rows), {"judge": values})["results"]
+    (found,) = line["scorers"]
     assert found["agreement"]["estimate"] == pytest.approx(8 / 12)
     # Where the scorer is surest of the opposite comes first.
-    assert [line["prompt"] for line in found["disagreements"]][0] == prompts[4]
-    assert len(found["disagreements"]) == 4
+    assert found["clearest"][0]["prompt"] == prompts[4]
+    assert found["disagreements"] == 4
 
 
 def test_votes_go_out_and_into_the_same_study_only(tmp_path: Path, capsys) -> None:
@@ -230,4 +249,4 @@ def test_votes_go_out_and_into_the_same_study_only(tmp_path: Path, capsys) -> No
     prompts = ["--prompts", str(tmp_path / "prompts.txt")]
     assert main(["study", "new", str(other), *words, *prompts]) == 0
     assert main(["study", "import", str(other), str(file)]) == 2
-    assert "votes of s-" in capsys.readouterr().err
+    assert "a vote of the study s-" in capsys.readouterr().err

@@ -56,7 +56,9 @@ def test_the_start_page_leads_everywhere(browser, server: Server) -> None:
     assert b"no such run" in answer.body
 
 
-def test_a_collection_is_filtered_sorted_judged_and_asked_what_if(browser, server: Server) -> None:
+def test_a_collection_is_filtered_sorted_judged_marked_and_asked_what_if(
+    browser, server: Server, place: dict[str, Path]
+) -> None:
     with page_of(browser, server) as page:
         page.goto(server.links[0])
         page.click("a:text-is('Browse')")
@@ -99,8 +101,28 @@ def test_a_collection_is_filtered_sorted_judged_and_asked_what_if(browser, serve
         page.wait_for_selector("#detail:not([hidden])")
         assert "hills at" in page.inner_text("#detail")
         assert "short_side too low" in page.inner_text("#detail")
+        # A mark by key, one by button, one taken back; a reload shows them again.
+        page.keyboard.press("r")
+        page.keyboard.press("ArrowRight")
+        page.click("#detail [data-mark=keep]")
+        page.wait_for_selector("#detail [data-mark=keep][aria-pressed=true]")
         page.keyboard.press("Escape")
         page.wait_for_selector("#detail", state="hidden")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("k")
+        page.keyboard.press("k")
+        assert page.locator(".cell.keep, .cell.reject").count() == 2
+        page.wait_for_timeout(300)
+        assert sorted(read_marks(place["collection"]).values()) == ["keep", "reject"]
+        page.select_option("#marked", "reject")
+        _told(page, "1 of 24")
+        assert page.inner_text(".cell.reject i") == "✕ reject"
+        page.fill("#q", "nothing like that")
+        page.wait_for_selector(".none:not([hidden])")
+        # A button that has the focus is pressed by the space bar, whatever that means elsewhere.
+        page.focus("#more")
+        page.keyboard.press(" ")
+        page.wait_for_selector("#panel", state="hidden")
         page.set_viewport_size({"width": 390, "height": 780})
         until(page, "document.documentElement.scrollWidth <= 390")
 
@@ -210,11 +232,25 @@ def test_a_run_is_seen_as_it_goes_on(browser, server: Server, place: dict[str, P
         until(page, "document.querySelectorAll('#samples h3')[1].textContent.includes('14')")
         page.check("#log")
         _shown(page)
+        # What a run on pairs tells: its measures come as charts, levels of noise in one each.
+        with (fit / "log" / "metrics.jsonl").open("a") as file:
+            for images in (1600, 1616):
+                told = {f"validation/accuracy_t{t}": 0.5 + t / 2000 for t in range(50, 1000, 100)}
+                told |= {"images": images, "validation/accuracy": 0.6, "validation/margin": 0.01}
+                file.write(json.dumps(told) + "\n")
+        until(page, "document.querySelectorAll('.charts figure').length === 4")
+        names = page.locator(".charts figcaption").all_inner_texts()
+        assert [name.split("\n")[0] for name in names] == [
+            "loss", "lr", "validation/accuracy", "validation/margin"
+        ]  # fmt: skip
+        page.click("summary")
+        until(page, "document.querySelectorAll('details .curve').length === 10")
         # A line that is being written is no harm.
         with (fit / "log" / "metrics.jsonl").open("a") as file:
             file.write('{"images": 99999, "lo')
         page.wait_for_timeout(2700)
-        assert page.locator(".charts figure").count() == 2
+        assert page.locator("details[open] .curve").count() == 10
+        assert page.locator("#damage").is_hidden()
 
 
 def test_a_hundred_thousand_pictures_are_a_page_like_any_other(browser, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """`tastemaker rate`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,9 +19,17 @@ from tastemaker.cli.serving import (
     open_page,
 )
 from tastemaker.cli.session import session as get_session
+from tastemaker.errors import InputError
 
 if TYPE_CHECKING:
     from tastemaker.web.rooms import Rooms
+
+_PAGE = {
+    "pool": "--pool", "gold": "--gold", "rater": "--rater", "port": "--port", "host": "--host",
+    "token": "--token", "names": "--name", "min_view_ms": "--min-view-ms", "is_opened": "--open",
+}  # fmt: skip
+_STAGE = {"out": "--out", "recipe": "--recipe", "dry_run": "--dry-run", "as_json": "--json"}
+"""Parameter -> option that only the page has, or only the training."""
 
 
 def rate(
@@ -68,18 +76,20 @@ def rate(
     Votes are kept in the collection's people.sqlite. With --train the quality model learns from
     them, and every picture gets a score and a rank.
     """
+    _refuse_idle(context, train, words or ())
+    place = collection_in(Path(collection).expanduser())
     if train:
+        given = {"selection": selection, "column": column, "seed": seed}
         train_model(
             context,
-            collection_in(Path(collection).expanduser()),
-            words or (),
+            place,
+            [*(words or ()), *(f"{n}={given[n]}" for n in given if _is_given(context, n))],
             out=out,
             recipe=recipe,
             dry_run=dry_run,
             as_json=as_json,
         )
         return
-    place = collection_in(Path(collection).expanduser())
     rating: dict[str, Any] = {
         "selection": selection, "pool": pool, "seed": seed, "column": column, "gold": gold,
     }  # fmt: skip
@@ -101,3 +111,25 @@ def rate(
         min_view_ms=min_view_ms,
         rating=rating,
     )
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _refuse_idle(context: typer.Context, train: bool, words: Sequence[str]) -> None:
+    """What is typed and would be without effect is a mistake of whoever typed it.
+
+    Raises:
+        InputError: options of the page with `--train`, or the other way round.
+    """
+    idle = [o for n, o in (_PAGE if train else _STAGE).items() if _is_given(context, n)]
+    idle += [] if train else list(words)
+    if idle:
+        raise InputError(
+            "rate" + (" --train" if train else ""),
+            " ".join(idle),
+            "options of the training" if train else "options of the page",
+            f"Leave it out, or {'leave out' if train else 'add'} --train.",
+        )

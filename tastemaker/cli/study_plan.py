@@ -1,7 +1,8 @@
 """`tastemaker study new`, `report`, `export` and `import`: what needs no page."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -68,7 +69,7 @@ def new(
     For example: tastemaker study new STUDY before=RUN/steps/before/KEY/samples after=PICTURES
     --prompts prompts.jsonl. Then: tastemaker study serve STUDY.
     """
-    from tastemaker.engine.study_making import make_study, planned, read_pictures
+    from tastemaker.engine.study_making import make_study, plan_told, planned, read_pictures
     from tastemaker.store.studies import write_study
 
     session = get_session(context, as_json)
@@ -89,15 +90,18 @@ def new(
         ties=ties,
         both_bad=both_bad,
         repeat=repeat,
-        instructions="" if instructions is None else instructions.read_text(encoding="utf-8"),
+        instructions="" if instructions is None else _text(instructions),
     )
     write_study(folder, study)
     plan = planned(study)
     if as_json:
         session.result({"study": folder, "id": study.id, "plan": plan})
         return
-    for line in _told(plan):
-        session.say(line)
+    session.say(
+        f"{plan['prompts']} prompts, {plan['votes']} votes in all, about {plan['minutes']:.0f} "
+        "minutes of people's time."
+    )
+    session.say(plan_told(plan))
     session.say(str(folder))
 
 
@@ -132,10 +136,10 @@ def report(
         session.result({"report": page, **found})
         return
     for line in found["results"]:
-        rate, share = line["majority"], line["share"]
+        rate, share = line["verdict"]["majority"]["rate"], line["verdict"]["share"]
         session.say(
-            f"{line['question']}: {line['a']} over {line['b']} {rate['estimate']:.3f} "
-            f"[{rate['low']:.3f}, {rate['high']:.3f}] of {line['prompts']} prompts; "
+            f"{line['question']}: {line['side']} over {line['reference']} {rate['estimate']:.3f} "
+            f"[{rate['low']:.3f}, {rate['high']:.3f}] of {rate['units']} prompts; "
             f"share of votes {share['estimate']:.3f} [{share['low']:.3f}, {share['high']:.3f}]"
         )
     if found["simulated"]:
@@ -170,20 +174,23 @@ def import_(
     file: Annotated[Path, typer.Argument(help="What export, or another program, has written.")],
     as_json: Json = False,
 ) -> None:
-    """Add votes from a file, all or none; those that are there already count once."""
+    """Add votes from a file, all or none; those that are there already count once.
+
+    A vote that names no study is taken as one of this place.
+    """
     from tastemaker.errors import InputError
+    from tastemaker.records.ballot import RATING
     from tastemaker.store.people import FILE, People
     from tastemaker.store.studies import FILE as PLAN
-    from tastemaker.store.studies import read_study
+    from tastemaker.store.studies import check_votes, read_study
     from tastemaker.store.vote_files import read_votes
 
     votes = read_votes(file)
     if (folder / PLAN).is_file():
-        own = read_study(folder).id
-        odd = [vote for vote in votes if vote.study != own]
-        if odd:
-            raise InputError(file, f"votes of {odd[0].study}", f"of {own}", "Name that study.")
-    elif not (folder / "catalog").is_dir():
+        votes = check_votes(read_study(folder), votes, file)
+    elif (folder / "catalog").is_dir():
+        votes = [vote if vote.study else replace(vote, study=RATING) for vote in votes]
+    else:
         raise InputError(folder, "neither", "a study or a collection", "Check the name.")
     with People(folder / FILE) as people:
         added = people.add_votes(votes)
@@ -211,16 +218,20 @@ def _prompts(path: Path) -> "PromptSet":
 
     if path.suffix != ".txt":
         return read_prompt_set(path)
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line.strip() for line in _text(path).splitlines()]
     rows = [Prompt(f"{number:05d}", text) for number, text in enumerate(lines) if text]
     return make_prompt_set(path.stem, rows)
 
 
-def _told(plan: dict[str, Any]) -> list[str]:
-    return [
-        f"{plan['prompts']} prompts, {plan['votes']} votes in all, about {plan['minutes']:.0f} "
-        "minutes of people's time.",
-        f"The interval will be about {plan['half_width']:.3f} to each side. A true majority win "
-        f"rate of {plan['smallest_rate']:.3f} is found with a power of {plan['power']:.0%}; one of "
-        f"{plan['example_rate']:.2f} with {plan['example_power']:.0%}.",
-    ]
+def _text(path: Path) -> str:
+    from tastemaker.errors import InputError
+
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        got = f"not readable ({error.strerror})"
+        raise InputError(path, got, "a text file", "Check the name.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            path, "another encoding", "a text as UTF-8", "Save it as UTF-8."
+        ) from error

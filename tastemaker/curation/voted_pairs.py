@@ -44,7 +44,8 @@ def voted_comparisons(
     """One comparison for each prompt and two sides, a problem for each vote that does not count.
 
     Not counted: a vote sent twice, one that was skipped, one on another question, on a gold pair
-    (its answer was known), and the second one of the same rater about the same two.
+    (its answer was known), on a pair shown again, and the second one of the same rater about the
+    same two.
 
     Args:
         votes: (name, vote), or (name, why the row is none).
@@ -115,6 +116,8 @@ def _not_counted(
         return "skipped"
     if vote.reason == "gold":
         return "a gold pair"
+    if vote.reason == "repeat":
+        return "a pair shown again"
     about = (vote.rater, vote.prompt, *sorted((vote.a, vote.b)))
     if about in asked:
         return "the same rater again"

@@ -91,11 +91,12 @@ def votes_between(
         InputError: votes on prompts that the set does not have.
     """
     from tastemaker.scorers.people import counted_votes
-    from tastemaker.store.votes import read_votes
+    from tastemaker.store.vote_files import read_votes
 
-    votes = read_votes(place)
+    stored = read_votes(place)
+    votes = [one.vote for one in stored if one.counts]
     known = {p.id for p in prompts.prompts}
-    odd = sorted({vote.prompt for vote in votes} - known)
+    odd = sorted({vote.prompt for vote in votes if vote.reason != "gold"} - known)
     if odd:
         raise InputError(
             place,
@@ -103,7 +104,7 @@ def votes_between(
             f"votes on its {len(known)} prompts, by id",
             "Give the prompt set that the study was made with.",
         )
-    return counted_votes(votes, asked, sides, reference)
+    return counted_votes(votes, asked, sides, reference, len(stored) - len(votes))
 
 
 def score_rows(scored: "Sequence[Scored]", sets: Mapping[str, SampleSet]) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ class FilePairs(Config):
 
 
 class VotePairs(Config):
-    """Votes of rating pages, in a JSONL file."""
+    """Votes of studies and rating pages: a file of them, or the folder of a study."""
 
     kind: Literal["votes"] = "votes"
     """The majority of each prompt and two pictures."""

@@ -1,4 +1,4 @@
-"""What a text of a file stands for: a picture of the collection, a sample, or a picture's path."""
+"""What a text of a file stands for: a collection's picture, a sample, a study's, or a path."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tastemaker.curation.voted_pairs import Shown
 from tastemaker.engine.pair_inputs import DrawnPicture, PairInputs, attribute
+from tastemaker.records.ballot import Study
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -23,8 +24,6 @@ class PairPlaces:
         by_set: (name of a sample set, prompt id) -> its samples.
     """
 
-    """What a text of a file stands for: an id of the collection, a sample, or a picture's path."""
-
     def __init__(self, inputs: PairInputs, file: Path, texts: Collection[str]) -> None:
         self._inputs, self._folder = inputs, file.parent
         self._records = inputs.records([text for text in texts if _HASH.fullmatch(text)])
@@ -32,6 +31,16 @@ class PairPlaces:
         self.by_set: dict[tuple[str, str], list[DrawnPicture]] = {}
         self._samples: dict[str, DrawnPicture] = {}
         self._sets: set[str] = set()
+        self._planned: dict[tuple[str, str], tuple[Path, str]] = {}
+
+    def add_study(self, study: Study) -> None:
+        """A model's picture for a prompt may be that of a study, whose plan lies beside the file.
+
+        Generated pictures of the same model, given as such, go before.
+        """
+        for one in study.contenders:
+            for prompt, file in one.files.items():
+                self._planned[one.name, prompt] = (self._folder / file, one.hashes[prompt])
 
     def add_drawn(self, drawn: Sequence[DrawnPicture]) -> None:
         """Generated pictures may be named too: by id, or by their model and prompt."""
@@ -49,19 +58,23 @@ class PairPlaces:
             return Shown(text, attribute(record, "model"), caption)
         if text in self._samples:
             return self._shown(self._samples[text])
-        if text in self._sets:
-            drawn = self.by_set.get((text, prompt), [])
-            if len(drawn) == 1:
-                return self._shown(drawn[0])
+        drawn = self.by_set.get((text, prompt), [])
+        if len(drawn) == 1:
+            return self._shown(drawn[0])
+        # A study knows which of several samples it showed.
+        path, asked = self._planned.get((text, prompt), (self._folder / text, ""))
+        if text in self._sets and not asked:
             got = "several samples of the prompt" if drawn else "no sample of the prompt"
             return Shown("", problem=f"{got}: {text}, {prompt}")
         if _HASH.fullmatch(text):
             return Shown("", problem=f"unknown id: {text[:12]}")
-        picture, problem = self._inputs.loose(self._folder / text)
+        picture, problem = self._inputs.loose(path)
         if problem:
             return Shown("", problem=f"{problem}: {text}"[:200])
+        if asked and picture.id != asked:
+            return Shown("", problem=f"a picture that was changed after the study: {path}"[:200])
         self.pictures.setdefault(picture.id, picture)
-        return Shown(picture.id)
+        return Shown(picture.id, text if asked else "")
 
     def _shown(self, one: DrawnPicture) -> Shown:
         if one.problem:

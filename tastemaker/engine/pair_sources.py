@@ -26,6 +26,9 @@ from tastemaker.records.image import ImageRecord
 from tastemaker.records.pair import Comparison, PairPicture
 from tastemaker.records.vote import Vote
 from tastemaker.store.hashing import hash_json
+from tastemaker.store.people_tables import StoredVote
+from tastemaker.store.studies import FILE as PLAN
+from tastemaker.store.studies import read_study
 
 _MODELS = (("model_0", "model_1"), ("winner_model", "loser_model"))
 
@@ -153,17 +156,22 @@ def _of_file(inputs: PairInputs, on_picture: Advance) -> Gathered:
 
 def _of_votes(source: VotePairs, inputs: PairInputs, on_picture: Advance) -> Gathered:
     from tastemaker.stats.votes import majority
-    from tastemaker.store.comparison_files import read_vote_lines
     from tastemaker.store.prompt_sets import read_prompt_set
+    from tastemaker.store.vote_files import vote_lines, votes_at
 
     path = inputs.path("file", "votes")
-    votes = list(read_vote_lines(path))
+    path = votes_at(path) or path
+    votes = [(line, _counting(vote)) for line, vote in vote_lines(path)]
     sides = {side for _, vote in votes if isinstance(vote, Vote) for side in (vote.a, vote.b)}
     place = PairPlaces(inputs, path, sides)
     texts: dict[str, str] = {}
+    if (path.parent / PLAN).is_file():
+        study = read_study(path.parent)
+        place.add_study(study)
+        texts = {prompt.id: prompt.text for prompt in study.prompts}
     if inputs.has("prompts"):
         prompts = read_prompt_set(inputs.path("prompts", "votes"))
-        texts = {prompt.id: prompt.text for prompt in prompts.prompts}
+        texts |= {prompt.id: prompt.text for prompt in prompts.prompts}
     if inputs.sample_folders():
         place.add_drawn(inputs.drawn(on_picture))
         for (_, prompt), drawn in place.by_set.items():
@@ -181,6 +189,12 @@ def _of_votes(source: VotePairs, inputs: PairInputs, on_picture: Advance) -> Gat
     found = Gathered(list(comparisons), place.pictures, {"votes": path.name})
     found.counts["votes"] = len(votes)
     return found
+
+
+def _counting(vote: StoredVote | str) -> Vote | str:
+    if isinstance(vote, str):
+        return vote
+    return vote.vote if vote.counts else f"undone or late: {vote.vote.id}"
 
 
 def _of_scores(

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from tastemaker.engine.study_ballot import OTHER
 from tastemaker.errors import InputError
 from tastemaker.records.ballot import QUESTIONS, Contender, GoldPair, Question, Study
 from tastemaker.records.generation import Prompt, PromptSet
-from tastemaker.stats.planning import StudyPlan, plan_study, power_of
+from tastemaker.stats.planning import StudyPlan, plan_study, power_of, prompts_needed
 from tastemaker.store.file_kinds import PICTURE_ENDINGS
 from tastemaker.store.hashing import hash_file
 from tastemaker.store.samples import SAMPLES, read_samples
@@ -80,18 +80,25 @@ def read_pictures(name: str, folder: Path, prompts: PromptSet | None, sample: in
             by_number[int(found[1])] = path
     files = {}
     for number, prompt in enumerate(prompts.prompts):
-        own = named.get(prompt.id) or named.get(f"{prompt.id}_{sample:02d}")
+        # A name without a number is the first sample, and no other.
+        own = named.get(f"{prompt.id}_{sample:02d}") or (sample == 0 and named.get(prompt.id))
         path = own or by_number.get(number)
-        if path is not None:
+        if path:
             files[prompt.id] = path
     if not files:
         raise InputError(
             folder,
             f"{len(named)} pictures, none with the id or number of a prompt",
-            f"files such as {prompts.prompts[0].id}.png or 00000.png",
+            f"files such as {' or '.join(_names(prompts.prompts[0].id, sample))}",
             "Rename them.",
         )
     return Pictures(name, str(folder), files, {p.id: p.text for p in prompts.prompts})
+
+
+def _names(first: str, sample: int) -> list[str]:
+    """What the first prompt's file may be called."""
+    end = f"_{sample:02d}.png" if sample else ".png"
+    return list(dict.fromkeys((f"{first}{end}", f"00000{end}")))
 
 
 def make_study(
@@ -179,7 +186,27 @@ def planned(study: Study, rate: float = 0.6) -> dict[str, Any]:
         "power": plan.power,
         "example_rate": rate,
         "example_power": power_of(plan.prompts, rate),
+        "prompts_for_example": prompts_needed(rate, plan.power),
     }
+
+
+def plan_told(plan: Mapping[str, Any]) -> str:
+    """What a study of this size can show, in sentences; of `planned`."""
+    text = f"The interval will be about {plan['half_width']:.3f} to each side. "
+    if plan["smallest_rate"] is None:
+        text += "With so few prompts no difference can be found, not even of a model that always "
+        text += "wins. "
+    else:
+        text += f"A true majority win rate of {plan['smallest_rate']:.3f} is found with a power of "
+        text += f"{plan['power']:.0%}; one of {plan['example_rate']:.2f} with "
+        text += f"{plan['example_power']:.0%}. "
+    needed, rate = plan["prompts_for_example"], plan["example_rate"]
+    if plan["prompts"] < needed:
+        text += (
+            f"To find {rate:.2f} with {plan['power']:.0%} takes about {needed:,} prompts, however "
+        )
+        text += "many votes each has."
+    return text.strip()
 
 
 def _told(models: Sequence[Pictures]) -> list[Prompt]:
@@ -218,8 +245,3 @@ def _gold(asked: Sequence[Prompt], names: Sequence[str], count: int, seed: int) 
         if other.text != prompt.text:
             pairs.append(GoldPair(prompt.id, names[number % len(names)], other.id))
     return tuple(pairs)
-
-
-def renamed(study: Study, name: str) -> Study:
-    """The same plan under another name, which makes it another study."""
-    return identified(replace(study, name=name))

@@ -12,7 +12,7 @@ from tastemaker.store.growth_log import FINISHED, GrowthLog
 from tastemaker.store.hashing import hash_json
 from tastemaker.store.rundir import RunDir, StepDir, read_manifest
 
-CACHE = "cache"
+CACHE, VOTES = "cache", "votes"
 
 if TYPE_CHECKING:
     from tastemaker.models.locate import Kind
@@ -36,6 +36,8 @@ def find_input(reference: Reference, steps: list[str], contents: ContentKeys) ->
     if PICTURES in reference.kinds:
         return _pictures(value)
     path = Path(value).expanduser()
+    if VOTES in reference.kinds and (votes := _votes(path.resolve())) is not None:
+        return votes
     output = _output_at(path.resolve(), reference) if path.exists() else None
     if output is not None:
         return output
@@ -63,6 +65,25 @@ def _pictures(value: str) -> Artefact:
     # A catalogue keeps the paths of its pictures, so a folder that has moved counts as another one.
     key = hash_json([PICTURES, str(place), open_source(str(place)).fingerprint()])
     return Artefact(PICTURES, place, key)
+
+
+def _votes(path: Path) -> Artefact | None:
+    """What people said: of a study, of a collection, or of the last step of a run that has some.
+
+    They vote after the step is done, so its key says nothing of the votes.
+    """
+    from tastemaker.store.vote_files import votes_at, votes_key
+
+    own = [StepDir(path)] if read_manifest(path) else list(reversed(RunDir(path).steps()))
+    done = [(step, manifest) for step in own if (manifest := step.finished()) is not None]
+    left = [
+        step.path / manifest.outputs[kind]
+        for step, manifest in done
+        for kind in ("study", "collection")
+        if kind in manifest.outputs
+    ]
+    found = next((votes for place in [path, *left] if (votes := votes_at(place))), None)
+    return None if found is None else Artefact(VOTES, found, hash_json([VOTES, votes_key(found)]))
 
 
 def _output_at(path: Path, reference: Reference) -> Artefact | None:

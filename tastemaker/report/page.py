@@ -16,10 +16,12 @@ from tastemaker.report.curation_page import written_pages
 from tastemaker.report.grids import write_sheet
 from tastemaker.report.group_section import group_tables
 from tastemaker.report.pair_section import pair_sets
+from tastemaker.report.quality_section import Learnt, learnt
 from tastemaker.report.read import RunFacts, read_run
 from tastemaker.report.score_table import score_rows
 from tastemaker.report.side_names import with_names
-from tastemaker.report.study_section import left_out, questions
+from tastemaker.report.study_page import StudyOfRun, studies_of
+from tastemaker.report.study_section import left_out, of_evaluation, raters
 from tastemaker.report.templates import rendered
 from tastemaker.report.trainings import FITS, trainings
 from tastemaker.store.atomic import write_text
@@ -51,23 +53,27 @@ def write_report(run_path: Path) -> Path:
     found = with_names(run, comparisons(run))
     judged = main_comparison(found)
     main = judged or only_pictures(run)
+    models, studies = learnt(run), studies_of(run)
     count, shown = training_pictures(run)
     pages = written_pages([step.path for step in run.of_stage("curate")])
     context = {
         "run": run,
         "name": str(run.facts.get("recipe", run.path.name)),
         "date": str(run.facts.get("started", ""))[:10],
-        "verdict": _verdict(judged, found) if judged else _without_evaluation(run, main),
+        "verdict": _verdict(judged, found)
+        if judged
+        else _without_evaluation(run, main, models, studies),
         "main": main,
         **_pictures(main),
         "tables": [(c, score_rows(c.summary)) for c in found],
         "trust": _trust(judged.summary) if judged else [],
         "set_distances": [line for c in found for line in c.summary.get("set_distances", [])],
         "groups": group_tables(judged) if judged else [],
-        "questions": questions(judged) if judged else [],
-        "votes_told": left_out(judged.summary) if judged and judged.summary.get("votes") else "",
+        **_people(judged),
+        "studies": studies,
         "best": best_section(judged, "best") if judged else None,
         "generated": _generated(main),
+        "quality_models": models,
         "trainings": trainings(run),
         "pair_sets": pair_sets(run),
         "curations": curated(run, pages),
@@ -83,7 +89,7 @@ def write_report(run_path: Path) -> Path:
         "scorers": provenance.scorer_facts(judged.summary["scores"]) if judged else [],
     }
     path = run.path / PAGE
-    write_text(path, rendered("page.html.j2", ["page.css"], **context))
+    write_text(path, rendered("page.html.j2", ["page.css", "study.css"], **context))
     if main is not None and main.is_paired and main.rows:
         write_sheet(run.path / SHEET, *sheet_rows(main, _SHEET_ROWS))
     return path
@@ -127,6 +133,19 @@ def _pictures(main: Comparison | None) -> dict[str, Any]:
     }
 
 
+def _people(judged: Comparison | None) -> dict[str, Any]:
+    """The votes of the evaluation."""
+    votes = judged.summary.get("votes") if judged else None
+    if judged is None or not votes:
+        return {"questions": [], "votes_told": "", "raters": []}
+    names = {line["rater"]: line["rater"] for line in votes["raters"]}
+    return {
+        "questions": of_evaluation(judged),
+        "votes_told": left_out(judged.summary),
+        "raters": raters(votes["raters"], names),
+    }
+
+
 def _generated(main: Comparison | None) -> list[tuple[str, str]]:
     """Side -> with which settings its pictures were made; one entry for all where they agree."""
     if main is None:
@@ -139,15 +158,25 @@ def _generated(main: Comparison | None) -> list[tuple[str, str]]:
     return [(side, text) for side, text in told.items() if text]
 
 
-def _without_evaluation(run: RunFacts, made: Comparison | None) -> words.Verdict:
+def _without_evaluation(
+    run: RunFacts, made: Comparison | None, models: list[Learnt], studies: list[StudyOfRun]
+) -> words.Verdict:
     """What can be said of a run that compared nothing."""
     fits = [t for t in run.of_stage(*FITS) if t.manifest]
     if not fits or fits[-1].manifest is None:
         details = _left_out(run)
+        answers = [study for study in studies if study.questions]
+        if answers:
+            last = answers[-1]
+            told = "Simulated raters: nobody has looked. " if last.simulated else ""
+            return words.Verdict("unclear", last.questions[0].answer, told + last.told, details)
         if made is not None:
             head = f"Pictures of {words.several(len(made.rows), 'prompt')}"
             many = f", made in {len(made.sides)} ways from the same noise" if made.is_paired else ""
             return words.Verdict("unclear", f"{head}{many}.", "Nothing was scored.", details)
+        if models:
+            last = models[-1]
+            return words.Verdict("unclear", last.headline, last.votes, details)
         chosen = [s.manifest.counts for s in run.of_stage("curate") if s.manifest]
         if not chosen or "kept" not in chosen[-1]:
             head = "This run has trained and compared nothing yet."

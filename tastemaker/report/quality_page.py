@@ -16,6 +16,12 @@ PAGE = "quality.html"
 
 _HIGHEST = 30
 
+_NEEDED = {
+    *("answers", "pictures", "raters", "ranks", "simulated", "method", "embedding", "collection"),
+    *("accuracy_both_new", "accuracy_one_new", "repeat_consistency", "best_possible_accuracy"),
+    *("gold", "groups", "junk", "highest"),
+}
+
 
 def write_quality_page(step: Path | str) -> Path:
     """Write `quality.html` into the folder of a finished quality_model step.
@@ -27,16 +33,10 @@ def write_quality_page(step: Path | str) -> Path:
         InputError: it is no such step.
     """
     step = Path(step)
-    file = step / "quality.json"
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        collection = (step / found["collection"]).resolve()
-        groups = found["groups"]
-        ids = [*found["junk"], *found["highest"][:_HIGHEST]]
-        ids += [i for table in groups.values() for row in table["rows"] for i in row["examples"]]
-    except (OSError, ValueError, KeyError) as error:
-        todo = "Train one: tastemaker rate COLLECTION --train."
-        raise InputError(file, f"no figures ({error})", "a quality_model step", todo) from error
+    found, collection = read_quality(step)
+    groups = found["groups"]
+    ids = [*found["junk"], *found["highest"][:_HIGHEST]]
+    ids += [i for table in groups.values() for row in table["rows"] for i in row["examples"]]
     thumbnails = Thumbnails(collection, ids, side_px=96)
     tables = [
         {
@@ -60,3 +60,21 @@ def write_quality_page(step: Path | str) -> Path:
     )
     write_text(step / PAGE, page)
     return step / PAGE
+
+
+def read_quality(step: Path) -> tuple[dict[str, Any], Path]:
+    """The figures of a finished quality_model step, and the folder of its collection.
+
+    Raises:
+        InputError: it is no such step, or one of another version.
+    """
+    file = step / "quality.json"
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        lacking = sorted(_NEEDED - found.keys())
+        if lacking:
+            raise ValueError(f"no {', '.join(lacking)}")
+        return found, (step / found["collection"]).resolve()
+    except (OSError, ValueError, AttributeError) as error:
+        todo = "Train one: tastemaker rate COLLECTION --train."
+        raise InputError(file, f"no figures ({error})", "a quality_model step", todo) from error

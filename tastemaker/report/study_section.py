@@ -1,7 +1,11 @@
-"""What people said of the pictures, and where scorers saw it otherwise."""
+"""What people said of the pictures, where they differ, and where scorers saw it otherwise.
 
-from collections.abc import Mapping, Sequence
+The same for the votes of an evaluation, for a study step and for the page of a study.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tastemaker.report import words
@@ -13,16 +17,51 @@ _CARDS, _CARD_PX = 6, 240
 
 
 @dataclass(frozen=True)
+class Sight:
+    """What a page can show of the prompts.
+
+    Attributes:
+        text: prompt id -> the prompt; None where the page does not know it.
+        picture: side, prompt id -> the picture.
+        title: name of a score -> what a reader calls it.
+    """
+
+    text: Callable[[str], str | None]
+    picture: Callable[[str, str], Path | None]
+    title: Callable[[str], str] = str
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A rate with its interval, as text and as places on a line of 100."""
+
+    text: str
+    interval: str
+    at: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """Whether the whole interval lies on one side of a half."""
+        return "better" if self.low > 50 else "worse" if self.high < 50 else ""
+
+
+@dataclass(frozen=True)
 class Rater:
     """One rater, as shown."""
 
     name: str
     votes: str
     skipped: int
+    ties: int
     left: str
     agrees: str
     reliability: str
     seconds: str
+    repeats: str
+    gold: str
+    flags: str
 
 
 @dataclass(frozen=True)
@@ -31,8 +70,7 @@ class Part:
 
     value: str
     prompts: int
-    majority: str
-    interval: str
+    majority: Rate
     share: str
 
 
@@ -52,22 +90,46 @@ class Question:
     name: str
     side: str
     reference: str
-    headline: tuple[str, str]
+    majority: Rate
+    share: Rate
+    sign: str
     wins: int
     ties: int
     losses: int
+    votes: str
+    without_flagged: Rate | None
     figures: tuple[tuple[str, str, str], ...]
     notes: tuple[str, ...]
-    raters: tuple[Rater, ...]
     parts: tuple[tuple[str, str, tuple[Part, ...]], ...]
     scorers: tuple[Beside, ...]
     apart: tuple[tuple[str, tuple[Card, ...]], ...]
+    divided: tuple[Card, ...]
+
+    @property
+    def answer(self) -> str:
+        """The result in a sentence."""
+        if self.majority.verdict == "better":
+            return f"People prefer {self.side} to {self.reference}."
+        if self.majority.verdict == "worse":
+            return f"People prefer {self.reference} to {self.side}."
+        return f"No clear preference between {self.side} and {self.reference}."
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts have a vote."""
+        return self.wins + self.ties + self.losses
 
 
-def questions(comparison: Comparison) -> list[Question]:
+def of_evaluation(comparison: Comparison) -> list[Question]:
     """All questions of the votes of an evaluation."""
     votes = comparison.summary.get("votes")
-    return [_question(found, comparison) for found in votes["questions"]] if votes else []
+    rows = {row.prompt_id: row for row in comparison.rows}
+    sight = Sight(
+        lambda prompt: rows[prompt].text if prompt in rows else None,
+        lambda side, prompt: rows[prompt].pictures.get(side),
+        lambda name: _title(name, comparison),
+    )
+    return [question(found, sight) for found in votes["questions"]] if votes else []
 
 
 def left_out(summary: Mapping[str, Any]) -> str:
@@ -80,40 +142,82 @@ def left_out(summary: Mapping[str, Any]) -> str:
     return text
 
 
-def _question(found: Mapping[str, Any], comparison: Comparison) -> Question:
+def question(found: Mapping[str, Any], sight: Sight) -> Question:
+    """One line of `scorers.people.votes_summary`, as it is shown."""
     verdict, bias = found["verdict"], found["bias"]
-    majority, share = verdict["majority"], verdict["share"]
+    majority, without = verdict["majority"], found["without_flagged"]
+    share, sign = _rate(verdict["share"]), f"p = {_p(verdict['sign_p'])}"
     figures = [
-        ("share of the votes", _share(share), _interval(share)),
-        ("votes", words.counted(verdict["votes"]), f"{len(found['raters'])} raters"),
-        ("sign test", f"p = {_p(verdict['sign_p'])}", "over prompts with a winner"),
+        ("share of the votes", share.text, share.interval),
+        ("sign test", sign, "over prompts with a winner"),
     ]
     if verdict["exact"]:
-        figures.insert(
-            1, ("of prompts with a winner", _share(verdict["exact"]), _interval(verdict["exact"]))
-        )
+        exact = _rate(verdict["exact"])
+        figures.insert(1, ("of prompts with a winner", exact.text, exact.interval))
     if bias:
-        figures.append(("left picture chosen", _share(bias["left"]), _interval(bias["left"])))
+        left = _rate(bias["left"])
+        figures.append(("left picture chosen", left.text, left.interval))
     if found["alpha"] is not None:
-        figures.append(("agreement of raters", f"{found['alpha']:.2f}", "Krippendorff's alpha"))
+        near = f"Krippendorff's alpha; {found['alpha_interval']:.2f} with ties halfway"
+        figures.append(("agreement of raters", f"{found['alpha']:.2f}", near))
+    figures.append(("votes", words.counted(verdict["votes"]), _complete(found)))
     return Question(
         name=found["question"],
         side=found["side"],
         reference=found["reference"],
-        headline=(_share(majority["rate"]), _interval(majority["rate"])),
+        majority=_rate(majority["rate"]),
+        share=share,
+        sign=sign,
         wins=majority["wins"],
         ties=majority["ties"],
         losses=majority["losses"],
+        votes=words.counted(verdict["votes"]),
+        without_flagged=None if without is None else _rate(without["majority"]["rate"]),
         figures=tuple(figures),
         notes=tuple(_notes(verdict, bias)),
-        raters=tuple(_rater(line) for line in found["raters"]),
         parts=tuple(
-            (table["attribute"], f"{100 * table['level_each']:.2f}\u202f%", _parts(table["rows"]))
-            for table in found["groups"]
+            (table["attribute"], f"{100 * table['level_each']:.2f}\u202f%", _parts(table["groups"]))
+            for table in found["grouped"]
         ),
-        scorers=tuple(_beside(one, comparison) for one in found["scorers"]),
-        apart=_apart(found, comparison),
+        scorers=tuple(_beside(one, sight) for one in found["scorers"]),
+        apart=_apart(found, sight),
+        divided=_divided(found, sight),
     )
+
+
+def raters(lines: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[Rater]:
+    """The raters of `scorers.people.votes_summary`, as they are shown.
+
+    Args:
+        lines: as there.
+        names: id -> name; one without is called by number.
+    """
+    found = []
+    for number, line in enumerate(lines, start=1):
+        seconds = line["seconds"]
+        found.append(
+            Rater(
+                names.get(line["rater"], f"rater {number}"),
+                words.counted(line["votes"]),
+                line["skipped"],
+                line["ties"],
+                _share(line["left"]),
+                _share(line["agrees"]),
+                _share(line["reliability"]),
+                "–" if seconds is None else f"{seconds:.1f}\u202fs",
+                _of(line["repeats"]),
+                _of(line["gold"]),
+                ", ".join(line["flags"]),
+            )
+        )
+    return found
+
+
+def _complete(found: Mapping[str, Any]) -> str:
+    prompts = len(found["verdict"]["outcomes"])
+    lacking = prompts - found.get("complete", prompts)
+    told = f"on {words.several(prompts, 'prompt')}"
+    return f"{told}, of which {lacking} still lack some" if lacking else told
 
 
 def _notes(verdict: Mapping[str, Any], bias: Mapping[str, Any] | None) -> list[str]:
@@ -132,33 +236,17 @@ def _notes(verdict: Mapping[str, Any], bias: Mapping[str, Any] | None) -> list[s
     return said
 
 
-def _rater(line: Mapping[str, Any]) -> Rater:
-    def share(value: float | None) -> str:
-        return "–" if value is None else words.percent(value)
-
-    seconds = line["seconds"]
-    return Rater(
-        line["rater"],
-        words.counted(line["votes"]),
-        line["skipped"],
-        share(line["left"]),
-        share(line["agrees"]),
-        share(line["reliability"]),
-        "–" if seconds is None else f"{seconds:.1f}\u202fs",
-    )
-
-
-def _parts(rows: Sequence[Mapping[str, Any]]) -> tuple[Part, ...]:
-    return tuple(
+def _parts(groups: Sequence[Mapping[str, Any]]) -> tuple[Part, ...]:
+    found = [
         Part(
-            row["value"],
-            row["prompts"],
-            _share(row["majority"]["rate"]),
-            _interval(row["majority"]["rate"]),
-            words.value(row["share"], "share"),
+            group["value"],
+            len(group["verdict"]["outcomes"]),
+            _rate(group["verdict"]["majority"]["rate"]),
+            words.value(group["verdict"]["share"]["estimate"], "share"),
         )
-        for row in sorted(rows, key=lambda row: (-row["prompts"], row["value"]))
-    )
+        for group in groups
+    ]
+    return tuple(sorted(found, key=lambda part: (-part.prompts, part.value)))
 
 
 def _title(name: str, comparison: Comparison) -> str:
@@ -166,45 +254,61 @@ def _title(name: str, comparison: Comparison) -> str:
     return words.label(line, comparison.summary["style"]).title if line else name
 
 
-def _beside(one: Mapping[str, Any], comparison: Comparison) -> Beside:
-    found = one["agreement"]
-    agreement = f"{_share(found)} {_interval(found)}" if found else "–"
-    return Beside(_title(one["score"], comparison), agreement, one["disagreements"])
+def _beside(one: Mapping[str, Any], sight: Sight) -> Beside:
+    rate = _rate(one["agreement"]) if one["agreement"] else None
+    agreement = f"{rate.text} {rate.interval}" if rate else "–"
+    return Beside(sight.title(one["score"]), agreement, one["disagreements"])
 
 
-def _apart(
-    found: Mapping[str, Any], comparison: Comparison
-) -> tuple[tuple[str, tuple[Card, ...]], ...]:
+def _apart(found: Mapping[str, Any], sight: Sight) -> tuple[tuple[str, tuple[Card, ...]], ...]:
     """For each scorer, the prompts where it and people chose most clearly different pictures."""
-    rows = {row.prompt_id: row for row in comparison.rows}
-    sides = (found["reference"], found["side"])
     shown = []
     for one in found["scorers"]:
         cards = []
-        for each in [e for e in one["clearest"] if e["prompt"] in rows][:_CARDS]:
-            row = rows[each["prompt"]]
-            people = sides[1] if each["people"] > 0.5 else sides[0]
-            other = sides[0] if people == sides[1] else sides[1]
-            pictures = tuple(
-                Shown(side, embedded(row.pictures.get(side), _CARD_PX), None) for side in sides
-            )
+        for each in one["clearest"]:
+            people = found["side"] if each["people"] > 0.5 else found["reference"]
+            other = found["reference"] if people == found["side"] else found["side"]
             most = max(each["people"], 1 - each["people"])
-            text = (
-                f"{row.text} — people: {people} ({words.percent(most)} of {each['votes']} votes), "
-                f"scorer: {other}"
-            )
-            cards.append(Card(text, pictures))
+            told = f"people: {people} ({words.percent(most)} of {each['votes']} votes), "
+            cards += _card(found, each["prompt"], f"{told}scorer: {other}", sight, len(cards))
         if cards:
-            shown.append((_title(one["score"], comparison), tuple(cards)))
+            shown.append((sight.title(one["score"]), tuple(cards)))
     return tuple(shown)
 
 
-def _share(found: Mapping[str, float]) -> str:
-    return words.value(found["estimate"], "share")
+def _divided(found: Mapping[str, Any], sight: Sight) -> tuple[Card, ...]:
+    """Prompts about which people disagree among themselves."""
+    cards: list[Card] = []
+    for each in found["divided"]:
+        told = f"{each['side']} for {found['side']}, {each['reference']} for {found['reference']}"
+        told += f", {each['neither']} for neither" if each["neither"] else ""
+        cards += _card(found, each["prompt"], told, sight, len(cards))
+    return tuple(cards)
 
 
-def _interval(found: Mapping[str, float]) -> str:
-    return words.interval(found, "share")
+def _card(
+    found: Mapping[str, Any], prompt: str, told: str, sight: Sight, already: int
+) -> list[Card]:
+    text = sight.text(prompt)
+    if text is None or already >= _CARDS:
+        return []
+    sides = (found["reference"], found["side"])
+    pictures = [Shown(s, embedded(sight.picture(s, prompt), _CARD_PX), None) for s in sides]
+    return [Card(f"{text} — {told}", tuple(pictures))]
+
+
+def _rate(found: Mapping[str, float]) -> Rate:
+    places = [round(100 * min(1.0, max(0.0, found[k])), 2) for k in ("estimate", "low", "high")]
+    text = words.value(found["estimate"], "share")
+    return Rate(text, words.interval(found, "share"), *places)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else words.percent(value)
+
+
+def _of(pair: Sequence[int] | None) -> str:
+    return "–" if pair is None else f"{pair[0]} of {pair[1]}"
 
 
 def _p(value: float) -> str:

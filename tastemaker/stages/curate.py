@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, get_args
 from pydantic import Field, field_validator
 
 from tastemaker.curation.buckets import Assignment
+from tastemaker.curation.by_hand import KEPT_BY_HAND, REJECTED_BY_HAND, ByHand
 from tastemaker.curation.chosen import Chosen
 from tastemaker.curation.facts import near_columns
 from tastemaker.curation.judgement import Rule
@@ -42,6 +43,8 @@ from tastemaker.store.atomic import write_json
 from tastemaker.store.catalogue import Catalogue
 from tastemaker.store.catalogue_queries import check_expression
 from tastemaker.store.facts import known_addresses
+from tastemaker.store.hashing import hash_json
+from tastemaker.store.marks import read_marks
 from tastemaker.store.rundir import StepDir
 from tastemaker.store.selections import make_selection, read_selection, write_selection
 from tastemaker.store.verdicts import write_verdicts
@@ -77,6 +80,7 @@ class Config(BaseConfig):
         "collection": "collection",
         "within": "selection",
         "quality": "quality",
+        "marks": "marks",
     }
     collection: str
     """The pictures."""
@@ -85,6 +89,10 @@ class Config(BaseConfig):
     quality: str | None = None
     """A quality model: its column `quality` is filled, so that rules can ask for `quality.rank`.
     The operation that made its embeddings must stand among `columns`."""
+    marks: str | None = None
+    """A collection's `marks.jsonl`, written in the studio: what was rejected there is dropped."""
+    only_kept: bool = False
+    """With `marks`: drop those without a mark, too."""
     name: str = "selection"
     """Name of the selection."""
     where: dict[str, tuple[str, ...]] = {}
@@ -232,7 +240,18 @@ def open_bench(config: Config, inputs: Mapping[str, Artefact]) -> tuple[Bench, i
         scope.append(Chosen(column="chosen:first", among=f"the first {config.limit}"))
     columns = resolve(operations(config, inputs))
     _check_embeddings(columns)
-    return Bench(catalogue, columns, (*scope, *config.rules), flags), len(scope)
+    by_hand: list[Rule] = []
+    if "marks" in inputs:
+        by_hand.append(_by_hand(Path(inputs["marks"].path), config.only_kept, flags))
+    return Bench(catalogue, columns, (*scope, *by_hand, *config.rules), flags), len(scope)
+
+
+def _by_hand(place: Path, only_kept: bool, flags: dict[str, frozenset[str]]) -> Rule:
+    marks = read_marks(place)
+    for address, mark in ((KEPT_BY_HAND, "keep"), (REJECTED_BY_HAND, "reject")):
+        flags[address] = frozenset(id_ for id_, given in marks.items() if given == mark)
+    said = f"{len(flags[KEPT_BY_HAND])} kept, {len(flags[REJECTED_BY_HAND])} rejected"
+    return ByHand(only_kept=only_kept, said=f"{said}, marks {hash_json(marks)[:8]}")
 
 
 def operations(

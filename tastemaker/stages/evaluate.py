@@ -82,7 +82,8 @@ class Config(BaseConfig):
     judge_concepts: int = Field(default=300, gt=0)
     """At most so many concepts besides the evaluated ones, by hash (ours: bounds the time)."""
     votes: str | None = None
-    """What people preferred: a `.jsonl` or `.parquet` file of votes between these sides."""
+    """What people preferred: votes between these sides, as a file (`.jsonl`, `.csv`, `.parquet`) or
+    the folder of a study."""
     by: tuple[str, ...] | None = None
     """Attributes of prompts by whose values results are split too; `category` and `challenge`,
     where prompts have them, when not given."""
@@ -312,7 +313,9 @@ def _sections(
     ]
     people = choice = None
     if votes and reference:
-        people = votes_summary(votes, figures, groups, sides, reference, **options)
+        pairs = [(side, reference) for side in sides if side != reference]
+        judges = {one.figure.name: one.gains for one in figures}
+        people = votes_summary(votes, judges, groups, pairs, **options)
     if config.choose and reference:
         choice = choose(config.choose, figures, asked, reference, **options)
     return {"groups": [table for table in tables if table], "votes": people, "choice": choice}

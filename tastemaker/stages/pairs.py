@@ -35,7 +35,7 @@ class Config(PairRules):
         "samples": "samples",
         "collection": "collection",
         "selection": "selection",
-        "file": "comparisons",
+        "file": "comparisons|votes",
         "scores": "scores",
         "prompts": "prompts",
         "evaluation": "prompts",
@@ -49,7 +49,7 @@ class Config(PairRules):
     selection: str | None = None
     """The real pictures of self-play."""
     file: str | None = None
-    """A JSONL file of comparisons, or of votes."""
+    """A JSONL file of comparisons; for `votes` a file of votes, or the folder of a study."""
     scores: str | None = None
     """Scores of the generated pictures: of an evaluate step, or a JSONL or Parquet file with its
     columns. Without it `source.scorer` is run."""

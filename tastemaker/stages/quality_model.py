@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tastemaker.scorers.quality import QualityModel
     from tastemaker.store.embeddings import Embeddings
 
-VERSION = 1
+VERSION = 2
 OUTPUTS = ("quality", "quality_report")
 
 LEAST_ANSWERS = 20
@@ -46,7 +46,8 @@ class Config(BaseConfig):
     votes: str
     """A file of votes: .jsonl, .csv or .parquet."""
     selection: str | None = None
-    """Ranks are quantiles of these pictures; by default of all that have an embedding."""
+    """Ranks are quantiles of these pictures, by default of all that have an embedding. All pictures
+    that were voted on teach, and all get a rank."""
     column: str = "embedding"
     """Name of the column of embeddings: any that has vectors."""
     method: Method = "utility"
@@ -88,14 +89,15 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     stored = read_votes(Path(inputs["votes"].path))
     votes = [one.vote for one in stored if one.superseded_by is None]
     _check_answers(votes, found, inputs["votes"].path)
-    ids, vectors = _among(found, inputs)
+    ranked = _ranked(found, inputs)
     worse = _worse_copies(config, inputs, catalogue, found) if config.worse_copies else {}
-    lesson = quality.lesson_of(votes, ids, vectors, worse)
+    lesson = quality.lesson_of(votes, found.ids, found.vectors, worse, ranked)
     facts = {
         "column": found.column,
         "embedding": found.folder,
         "method": config.method,
-        "answers": len(lesson.answers),
+        "answers": len(lesson.answers) - len(worse),
+        "worse_copies": len(worse),
         "simulated": any(one.viewport == "simulated" for one in stored),
     }
     if config.method == "utility":
@@ -141,7 +143,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
         stage="quality_model",
         key=step.key,
         outputs={"quality": "model", "quality_report": "quality.json"},
-        counts={"answers": len(lesson.answers), "pictures": len(found.ids)},
+        counts={"answers": facts["answers"], "pictures": len(found.ids)},
         results={**told, **figures, "quality_column": column.folder},
     )
 
@@ -158,17 +160,18 @@ def _check_answers(votes: Sequence[Vote], found: "Embeddings", where: object) ->
         )
 
 
-def _among(
-    found: "Embeddings", inputs: Mapping[str, Artefact]
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """All pictures, those of the selection first... and only those when there is one."""
+def _ranked(found: "Embeddings", inputs: Mapping[str, Artefact]) -> frozenset[str] | None:
+    """Pictures that ranks are quantiles of; None for all that have an embedding."""
     from tastemaker.store.selections import read_selection
 
     if "selection" not in inputs:
-        return found.ids, found.vectors
-    wanted = set(read_selection(Path(inputs["selection"].path)).ids)
-    kept = [n for n, id_ in enumerate(found.ids) if id_ in wanted]
-    return tuple(found.ids[n] for n in kept), found.vectors[kept]
+        return None
+    place = inputs["selection"].path
+    ranked = frozenset(read_selection(Path(place)).ids) & frozenset(found.ids)
+    if not ranked:
+        todo = "Measure its pictures, or name another selection."
+        raise InputError(place, "no picture with an embedding", "some", todo)
+    return ranked
 
 
 def _worse_copies(
@@ -195,14 +198,19 @@ def _worse_copies(
     random = np.random.default_rng([config.seed, 2])
     count = min(config.worse_copies, len(found.ids))
     chosen = {found.ids[n] for n in random.choice(len(found.ids), count, replace=False).tolist()}
-    measure = Embedding(model=str(place)).open({"model": place}, "cpu")
+    records = [*{r.id: r for r in catalogue.records() if r.id in chosen}.values()]
+    operation = Embedding(model=str(place))
+    measure = operation.open({"model": place}, "cpu")
     copies: dict[str, np.ndarray] = {}
-    for record in catalogue.records():
-        if record.id in chosen and record.id not in copies:
+    for begin in range(0, len(records), operation.BATCH):
+        subjects = []
+        for record in records[begin : begin + operation.BATCH]:
             pixels = load_image(catalogue.picture_path(record)).pixels
-            (values,) = measure([Subject(record.id, corrupted(pixels, random))])
-            vector = np.asarray(values["vector"], np.float32)
-            copies[record.id] = vector / np.linalg.norm(vector)
+            subjects.append(Subject(record.id, corrupted(pixels, random)))
+        for subject, values in zip(subjects, measure(subjects), strict=True):
+            if "vector" in values:
+                vector = np.asarray(values["vector"], np.float32)
+                copies[subject.id] = vector / np.linalg.norm(vector)
     return copies
 
 

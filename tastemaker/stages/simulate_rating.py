@@ -15,7 +15,7 @@ from tastemaker.records.config import Config as BaseConfig
 from tastemaker.records.run import Artefact, Manifest
 from tastemaker.store.rundir import StepDir
 
-VERSION = 1
+VERSION = 2
 OUTPUTS = ("votes",)
 
 

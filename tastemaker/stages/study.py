@@ -16,8 +16,8 @@ from tastemaker.records.run import Artefact, Manifest
 from tastemaker.store.atomic import write_json
 from tastemaker.store.rundir import StepDir
 
-VERSION = 1
-OUTPUTS = ("study", "study_results")
+VERSION = 2
+OUTPUTS = ("study", "votes", "study_results")
 
 
 class Simulated(BaseConfig):
@@ -77,7 +77,10 @@ class Config(BaseConfig):
 
 
 def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manifest:
-    """Write `study/` with the plan and the votes, and `results.json` where there are votes.
+    """Write `study/` with the plan and the votes.
+
+    Where simulated raters have answered, also `study/votes.jsonl` for later steps, and
+    `results.json`. What people answer later is read from the folder itself.
 
     Raises:
         InputError: a picture is missing, or the simulated raters' scorer is.
@@ -88,6 +91,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     from tastemaker.store.prompt_sets import read_prompt_set
     from tastemaker.store.samples import read_samples
     from tastemaker.store.studies import write_study
+    from tastemaker.store.vote_files import write_votes
 
     prompts = inputs.get("prompts")
     asked = None if prompts is None else read_prompt_set(Path(prompts.path))
@@ -117,7 +121,9 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     write_study(folder, study)
     plan = planned(study)
     outputs = {"study": "study"}
-    told: dict[str, Any] = {"smallest_rate": plan["smallest_rate"], "planned_votes": plan["votes"]}
+    told: dict[str, Any] = {"planned_votes": plan["votes"]}
+    if plan["smallest_rate"] is not None:
+        told["smallest_rate"] = plan["smallest_rate"]
     with People(folder / FILE) as people:
         if config.simulated is not None:
             _simulate(config, config.simulated, inputs, folder, people)
@@ -125,12 +131,12 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
     if stored:
         found = results(study, stored, _scores(inputs))
         write_json(step.path / "results.json", found)
-        outputs["study_results"] = "results.json"
-        first = found["results"][0]
-        told |= {
-            "simulated": found["simulated"],
-            f"{first['a']} over {first['b']}": first["majority"]["estimate"],
-        }
+        write_votes(folder / "votes.jsonl", stored)
+        outputs |= {"study_results": "results.json", "votes": "study/votes.jsonl"}
+        told["simulated"] = found["simulated"]
+        for line in found["results"]:
+            rate = line["verdict"]["majority"]["rate"]["estimate"]
+            told[f"{line['question']}: {line['side']} over {line['reference']}"] = rate
     return Manifest(
         stage="study",
         key=step.key,

@@ -96,7 +96,8 @@ class StudyPlan:
         prompts: how many.
         votes: per prompt.
         half_width: of the headline interval at a win rate of 1/2.
-        smallest_rate: the least true majority win rate that is found with `power`.
+        smallest_rate: the least true majority win rate that is found with `power`; None where even
+            a model that always wins is not.
         power: the chance asked for.
         minutes: all votes together, at `seconds_per_vote`.
     """
@@ -104,7 +105,7 @@ class StudyPlan:
     prompts: int
     votes: int
     half_width: float
-    smallest_rate: float
+    smallest_rate: float | None
     power: float
     minutes: float
 
@@ -125,6 +126,7 @@ def plan_study(
     """
     if prompts < 1 or votes < 1:
         raise ValueError(f"got {prompts} prompts and {votes} votes, expected at least 1 of each")
+    can = power_of(prompts, 1.0, level) >= power
     low, high = 500, 1000
     while low < high:
         middle = (low + high) // 2
@@ -136,7 +138,7 @@ def plan_study(
         prompts=prompts,
         votes=votes,
         half_width=half_width(prompts, level=level),
-        smallest_rate=low / 1000,
+        smallest_rate=low / 1000 if can else None,
         power=power,
         minutes=prompts * votes * seconds_per_vote / 60,
     )

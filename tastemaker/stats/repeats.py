@@ -1,11 +1,13 @@
 """How often raters give the same answer to the same pair again, and the right one to gold pairs."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from tastemaker.records.vote import Vote
+from tastemaker.records.vote import Reason, Vote
 
 
-def repeat_agreement(votes: Iterable[Vote]) -> dict[str, tuple[int, int]]:
+def repeat_agreement(
+    votes: Iterable[Vote], of: Collection[Reason] = ("random", "active")
+) -> dict[str, tuple[int, int]]:
     """Rater -> (same answers, repeats), over pairs where both answers chose a side.
 
     A repeat is compared with the rater's first answer to that pair. Its sides were swapped, so a
@@ -13,6 +15,9 @@ def repeat_agreement(votes: Iterable[Vote]) -> dict[str, tuple[int, int]]:
 
     Args:
         votes: that count, in the order in which they came.
+        of: only pairs that were first shown for one of these reasons. Beside the accuracy on blind
+            pairs belong repeats of blind pairs: of pairs that were chosen for being close, nobody
+            agrees with himself as often.
     """
     first: dict[tuple[str, str, str, frozenset[str]], str] = {}
     found: dict[str, tuple[int, int]] = {}
@@ -22,6 +27,8 @@ def repeat_agreement(votes: Iterable[Vote]) -> dict[str, tuple[int, int]]:
         winner = vote.a if vote.choice == "a" else vote.b
         key = (vote.rater, vote.question, vote.prompt, frozenset((vote.a, vote.b)))
         if vote.reason != "repeat":
+            if vote.reason not in of:
+                continue
             first.setdefault(key, winner)
         elif key in first:
             same, total = found.get(vote.rater, (0, 0))

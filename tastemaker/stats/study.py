@@ -14,34 +14,36 @@ from tastemaker.records.vote import Vote
 from tastemaker.stats.agreement import choices_table, krippendorff_alpha
 from tastemaker.stats.interval import Interval
 from tastemaker.stats.preference_accuracy import preference_accuracy
-from tastemaker.stats.raters import dawid_skene
 from tastemaker.stats.sides import SideBias, side_bias
-from tastemaker.stats.votes import Verdict, ballots, verdict
+from tastemaker.stats.votes import Ballots, Verdict, ballots, verdict
 
 
 @dataclass(frozen=True)
-class RaterLine:
-    """One rater.
+class Group:
+    """The prompts that share the value of an attribute.
 
     Attributes:
-        rater: who.
-        votes: answers that are no skip.
-        skipped: answers that are.
-        left: share of the left picture among answers that chose one; None where none did.
-        agrees: share of the answers that chose a side which the majority of the *other* raters
-            chose too; None where no prompt has such a majority.
-        reliability: Dawid and Skene's estimated share of right answers; None with fewer than two
-            raters.
-        seconds: median time of an answer; None when unknown.
+        value: of the attribute.
+        verdict: over these prompts.
     """
 
-    rater: str
-    votes: int
-    skipped: int
-    left: float | None
-    agrees: float | None
-    reliability: float | None
-    seconds: float | None
+    value: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """The prompts told apart by an attribute.
+
+    Attributes:
+        attribute: its name.
+        level_each: of the intervals of each group, so that all hold together (Bonferroni).
+        groups: two or more, each with two prompts or more that have a vote.
+    """
+
+    attribute: str
+    level_each: float
+    groups: tuple[Group, ...]
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,10 @@ class Study:
         reference: the other one.
         verdict: rates and intervals.
         bias: whether places swayed the voters; None where no vote chose a side.
-        alpha: Krippendorff's alpha, nominal, of raters over prompts; None where no prompt has two
-            raters.
-        raters: by number of votes.
-        groups: value of an attribute -> verdict over its prompts, at `level_each`.
+        alpha: Krippendorff's alpha, nominal, of raters over prompts, both-bad a tie; None where no
+            prompt has two raters.
+        alpha_interval: the same with a tie halfway between the sides.
+        grouped: by attribute.
     """
 
     question: str
@@ -66,9 +68,8 @@ class Study:
     verdict: Verdict
     bias: SideBias | None
     alpha: float | None
-    raters: tuple[RaterLine, ...]
-    groups: Mapping[str, Verdict]
-    level_each: float
+    alpha_interval: float | None
+    grouped: tuple[Grouped, ...]
 
 
 def study(
@@ -76,7 +77,7 @@ def study(
     side: str,
     reference: str,
     question: str,
-    groups: Mapping[str, Sequence[str]] | None = None,
+    groups: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
     *,
     level: float = 0.95,
     resamples: int = 2000,
@@ -84,14 +85,12 @@ def study(
 ) -> Study | None:
     """All that the votes say of a side against the reference.
 
-    Intervals of groups are widened so that all hold together (Bonferroni).
-
     Args:
         votes: of any question and sides.
         side: whose rates are wanted.
         reference: the other one.
         question: which question.
-        groups: value -> ids of prompts; those with fewer than two voted prompts are left out.
+        groups: attribute -> value -> ids of prompts.
         level: confidence.
         resamples: bootstrap draws.
         seed: of the bootstrap.
@@ -104,22 +103,75 @@ def study(
     if len(by_prompt) < 2:
         return None
     options: dict[str, Any] = {"resamples": resamples, "seed": seed}
-    parts = {
-        value: {p: by_prompt[p] for p in ids if p in by_prompt}
-        for value, ids in (groups or {}).items()
-    }
-    parts = {value: some for value, some in parts.items() if len(some) >= 2}
-    each = 1 - (1 - level) / max(1, len(parts))
+    tables = [
+        _grouped(attribute, values, by_prompt, level, options)
+        for attribute, values in (groups or {}).items()
+    ]
+    nominal, interval = _alphas(own, side)
     return Study(
         question=question,
         side=side,
         reference=reference,
         verdict=verdict(by_prompt, level=level, **options),
         bias=side_bias(own, level) if any(v.choice in ("a", "b") for v in own) else None,
-        alpha=_alpha(own, side),
-        raters=_raters(own, side),
-        groups={v: verdict(some, level=each, **options) for v, some in parts.items()},
-        level_each=each,
+        alpha=nominal,
+        alpha_interval=interval,
+        grouped=tuple(table for table in tables if len(table.groups) > 1),
+    )
+
+
+def _grouped(
+    attribute: str,
+    values: Mapping[str, Sequence[str]],
+    by_prompt: Ballots,
+    level: float,
+    options: Mapping[str, Any],
+) -> Grouped:
+    parts = {
+        value: {p: by_prompt[p] for p in ids if p in by_prompt} for value, ids in values.items()
+    }
+    parts = {value: some for value, some in parts.items() if len(some) >= 2}
+    each = 1 - (1 - level) / max(1, len(parts))
+    found = [Group(value, verdict(some, level=each, **options)) for value, some in parts.items()]
+    return Grouped(attribute, each, tuple(found))
+
+
+@dataclass(frozen=True)
+class Divided:
+    """A prompt about which people disagree.
+
+    Attributes:
+        prompt: its id.
+        side: votes for the side.
+        reference: votes for the reference.
+        neither: votes for neither.
+    """
+
+    prompt: str
+    side: int
+    reference: int
+    neither: int
+
+
+def divided(by_prompt: Ballots) -> list[Divided]:
+    """Prompts with votes for both sides, the most evenly split first, of these those with most.
+
+    Args:
+        by_prompt: prompt -> choices, seen from the side.
+    """
+    found = []
+    for prompt, choices in by_prompt.items():
+        counts = Counter(choices)
+        if counts["a"] and counts["b"]:
+            neither = counts["tie"] + counts["both_bad"]
+            found.append(Divided(prompt, counts["a"], counts["b"], neither))
+    return sorted(
+        found,
+        key=lambda d: (
+            abs(d.side - d.reference) / (d.side + d.reference + d.neither),
+            -d.side - d.reference,
+            d.prompt,
+        ),
     )
 
 
@@ -141,7 +193,7 @@ class Disagreement:
 
 
 def disagreements(
-    by_prompt: Mapping[str, Sequence[str]], outcome: Verdict, gains: Mapping[str, float]
+    by_prompt: Ballots, outcome: Verdict, gains: Mapping[str, float]
 ) -> list[Disagreement]:
     """Where the majority of people and the scorer chose different sides, clearest first.
 
@@ -187,55 +239,14 @@ def scorer_agreement(
     )
 
 
-def _seen_from(vote: Vote, side: str) -> str:
+def _alphas(votes: Sequence[Vote], side: str) -> tuple[float | None, float | None]:
     turned = {"a": "b", "b": "a"}
-    return vote.choice if vote.a == side else turned.get(vote.choice, vote.choice)
-
-
-def _alpha(votes: Sequence[Vote], side: str) -> float | None:
-    rows = [(v.prompt, v.rater, _seen_from(v, side)) for v in votes]
-    if not rows:
-        return None
-    try:
-        return krippendorff_alpha(choices_table(rows), "nominal")
-    except ValueError:
-        return None
-
-
-def _raters(votes: Sequence[Vote], side: str) -> tuple[RaterLine, ...]:
-    by_rater: dict[str, list[Vote]] = {}
-    for vote in votes:
-        by_rater.setdefault(vote.rater, []).append(vote)
-    answers = [(v.prompt, v.rater, _seen_from(v, side)) for v in votes if v.choice != "skip"]
-    trust: Mapping[Any, float] = {}
-    if len({rater for _, rater, _ in answers}) > 1:
-        trust = dawid_skene(answers).accuracy()
-    lines = [_rater(rater, own, votes, side, trust.get(rater)) for rater, own in by_rater.items()]
-    return tuple(sorted(lines, key=lambda line: (-line.votes, line.rater)))
-
-
-def _rater(
-    rater: str, own: Sequence[Vote], every: Sequence[Vote], side: str, trust: float | None
-) -> RaterLine:
-    counted = [v for v in own if v.choice != "skip"]
-    decided = [v for v in counted if v.choice in ("a", "b")]
-    others: dict[str, Counter[str]] = {}
-    for vote in every:
-        if vote.rater != rater and vote.choice in ("a", "b"):
-            others.setdefault(vote.prompt, Counter())[_seen_from(vote, side)] += 1
-    said = [
-        (_seen_from(v, side), others[v.prompt])
-        for v in decided
-        if v.prompt in others and others[v.prompt]["a"] != others[v.prompt]["b"]
+    rows = [
+        (v.prompt, v.rater, v.choice if v.a == side else turned.get(v.choice, v.choice))
+        for v in votes
     ]
-    same = [choice == ("a" if counts["a"] > counts["b"] else "b") for choice, counts in said]
-    seconds = [v.seconds for v in counted if v.seconds is not None]
-    return RaterLine(
-        rater=rater,
-        votes=len(counted),
-        skipped=len(own) - len(counted),
-        left=sum(v.choice == v.left for v in decided) / len(decided) if decided else None,
-        agrees=sum(same) / len(same) if same else None,
-        reliability=trust,
-        seconds=float(np.median(seconds)) if seconds else None,
-    )
+    try:
+        table = choices_table(rows)
+        return krippendorff_alpha(table, "nominal"), krippendorff_alpha(table, "interval")
+    except ValueError:
+        return None, None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-L2 = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+L2 = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Penalties that cross-validation chooses from (ours)."""
 
 
@@ -157,7 +157,7 @@ class HeldOut:
     Attributes:
         both_right: right answers where both pictures are new; ties are not counted.
         both: such answers.
-        one_right: right answers where at least one picture is new.
+        one_right: right answers where at least one picture is new: all of them, each counted once.
         one: such answers.
     """
 
@@ -196,11 +196,13 @@ def held_out_accuracy(
     for fold in range(folds):
         first, second = of[answers.first] == fold, of[answers.second] == fold
         known = answers.where(~(first | second))
-        if not len(known) or not (counted & (first | second)).any():
+        if not len(known) or not (counted & first).any():
             continue
         margin = fit(known)(answers.first, answers.second)
-        correct = (margin > 0) == (answers.score > 0.5)
-        for number, new in enumerate((first & second, first | second)):
+        # Where both are alike to it, it is not right.
+        correct = np.where(answers.score > 0.5, margin > 0, margin < 0)
+        # The first picture's fold speaks for a pair, or pairs across folds would count twice.
+        for number, new in enumerate((first & second, first)):
             total[number] += int((counted & new).sum())
             right[number] += int((counted & new & correct).sum())
     return HeldOut(right[0], total[0], right[1], total[1])

@@ -1,4 +1,4 @@
-"""Comparisons and votes in JSONL files from anywhere: one object a line.
+"""Comparisons in JSONL files from anywhere: one object a line.
 
 A comparison has `prompt`, `winner` and `loser` (or `first` and `second`), each the path of a
 picture, relative to the file's own folder, or the id of a picture of a collection; perhaps `label`
@@ -12,11 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from tastemaker.errors import InputError
-from tastemaker.records.codec import from_json
-from tastemaker.records.vote import Vote
 
 _SIDES = (("winner", "loser"), ("first", "second"), ("chosen", "rejected"))
 _PROMPTS = ("prompt", "caption", "text")
@@ -61,26 +57,6 @@ def read_comparison_lines(path: Path) -> Iterator[ComparisonLine]:
         yield ComparisonLine(key, problem=row) if isinstance(row, str) else _comparison(key, row)
 
 
-def read_vote_lines(path: Path) -> Iterator[tuple[str, Vote | str]]:
-    """(name of the line, vote) of a file of votes; instead of a vote, why the line is none.
-
-    Raises:
-        InputError: there is no such file, or it is not text.
-    """
-    for number, row in _rows(path):
-        key = f"line {number}"
-        if isinstance(row, str):
-            yield key, row
-            continue
-        try:
-            fields = {name: row[name] for name in Vote.__dataclass_fields__ if name in row}
-            yield key, from_json(Vote, fields)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "row"
-            yield key, f"not a vote: {where}: {first['msg']}"
-
-
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     """(number, object) of each line that is not empty; instead of an object, what is wrong."""
     try:
@@ -89,7 +65,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
         raise InputError(
             path,
             f"not readable ({error.strerror})",
-            "a JSONL file of comparisons or votes",
+            "a JSONL file of comparisons",
             "Check the path.",
         ) from error
     with file:

@@ -35,6 +35,22 @@ def read(path: Path | str) -> Iterator[dict[str, Any]]:
     Raises:
         CorruptFile: a whole line is not a JSON object.
     """
+    for _, value in numbered(path):
+        yield value
+
+
+def numbered(
+    path: Path | str, damaged: list[int] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The same with the numbers of the lines, from 1.
+
+    Args:
+        path: the file.
+        damaged: numbers of damaged lines are added to it, and reading goes on; None raises.
+
+    Raises:
+        CorruptFile: a whole line is not a JSON object.
+    """
     path = Path(path)
     if not path.exists():
         return
@@ -42,13 +58,17 @@ def read(path: Path | str) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
+            problem, value = "not a JSON object", None
             try:
                 value = json.loads(line)
-            except ValueError as error:
-                raise CorruptFile(f"{path}, line {number}: not JSON ({error})") from error
-            if not isinstance(value, dict):
-                raise CorruptFile(f"{path}, line {number}: not a JSON object")
-            yield value
+            except (ValueError, RecursionError) as error:
+                problem = f"not JSON ({error})"
+            if isinstance(value, dict):
+                yield number, value
+            elif damaged is not None:
+                damaged.append(number)
+            else:
+                raise CorruptFile(f"{path}, line {number}: {problem}")
 
 
 def _cut_torn_line(file: Any) -> None:

@@ -1,6 +1,7 @@
 """Keep and reject marks that somebody gave to pictures: one JSON line a mark, the last one counts.
 
 Each line is `{"picture", "mark", "time"}`; `mark` is `keep`, `reject` or null, which takes it back.
+In a collection `picture` is the id of a picture.
 """
 
 from pathlib import Path
@@ -13,14 +14,19 @@ FILE = "marks.jsonl"
 Mark = Literal["keep", "reject"]
 
 
-def read_marks(folder: Path | str) -> dict[str, Mark]:
+def read_marks(place: Path | str, damaged: list[int] | None = None) -> dict[str, Mark]:
     """Picture -> its mark, in the order in which they were first given.
+
+    Args:
+        place: the folder, or the file itself.
+        damaged: numbers of damaged lines are added to it; None raises.
 
     Raises:
         CorruptFile: a whole line of the file is not JSON.
     """
+    path = Path(place)
     marks: dict[str, Mark | None] = {}
-    for line in jsonl.read(Path(folder) / FILE):
+    for _, line in jsonl.numbered(path / FILE if path.is_dir() else path, damaged):
         mark = line.get("mark")
         marks[str(line.get("picture"))] = mark if mark in ("keep", "reject") else None
     return {picture: mark for picture, mark in marks.items() if mark is not None}

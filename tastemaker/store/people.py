@@ -17,7 +17,7 @@ from types import TracebackType
 
 from tastemaker.errors import InputError
 from tastemaker.records.ballot import Progress, Rater, Shown
-from tastemaker.records.vote import Choice, Vote
+from tastemaker.records.vote import Choice
 from tastemaker.store.people_tables import (
     LATE,
     SHOWN_COLUMNS,
@@ -280,6 +280,11 @@ class People:
         )
         return [shown_of(row) for row in rows]
 
+    def shown_as(self, vote_id: str) -> Shown | None:
+        """The pair that was given to somebody under this id."""
+        found = self._rows(f"SELECT {_SHOWN} FROM shown WHERE id = ?", [vote_id])
+        return shown_of(found[0]) if found else None
+
     # Votes as such.
 
     def votes(
@@ -302,16 +307,6 @@ class People:
             vote_of(row)
             for row in self._rows(f"SELECT {_VOTES} FROM vote{where} ORDER BY rowid", values)
         ]
-
-    def add_vote(
-        self, vote: Vote, *, study: str, now: float, viewport: str = "", app_version: str = ""
-    ) -> bool:
-        """Add a vote that no page has shown; False when its id is there already.
-
-        Raises:
-            InputError: another vote is there under the same id.
-        """
-        return self.add_votes([StoredVote(vote, study, now, None, viewport, app_version)]) == 1
 
     def add_votes(self, votes: Sequence[StoredVote]) -> int:
         """Add votes from elsewhere, all or none; returns how many were not there yet.

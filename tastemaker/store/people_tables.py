@@ -58,7 +58,7 @@ VOTE_COLUMNS = (
     *("id", "study", "prompt", "a", "b", "shown_left", "rater", "choice", "question", "reason"),
     *("seconds", "viewport", "app_version", "created", "superseded_by"),
 )
-"""What an exported vote has, in this order."""
+"""The columns of a vote, in the order of a file of votes (`store.vote_files`)."""
 
 SHOWN_COLUMNS = (
     *("id", "study", "rater", "question", "prompt", "a", "b", "shown_left", "reason"),
@@ -78,8 +78,8 @@ class StoredVote:
 
     Attributes:
         vote: the answer.
-        study: what it belongs to.
-        created: when it arrived, in seconds since 1970.
+        study: what it belongs to; empty where a file does not say.
+        created: when it arrived, in seconds since 1970; 0 where a file does not say.
         superseded_by: id of the vote that stands instead; `late` where it came too late to count;
             None for a vote that counts.
         viewport: size of the rater's window in pixels, as `1280x800`; empty when unknown.
@@ -87,11 +87,16 @@ class StoredVote:
     """
 
     vote: Vote
-    study: str
-    created: float
+    study: str = ""
+    created: float = 0.0
     superseded_by: str | None = None
     viewport: str = ""
     app_version: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it was neither undone nor too late."""
+        return self.superseded_by is None
 
     @property
     def row(self) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """A study on disk: `study.json`, the plan, beside `people.sqlite`, the answers."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -10,14 +12,13 @@ from tastemaker.records.ballot import Study
 from tastemaker.records.codec import from_json, to_json
 from tastemaker.store.atomic import write_json
 from tastemaker.store.hashing import hash_json
+from tastemaker.store.people_tables import StoredVote
 
 FILE = "study.json"
 
 
 def identified(study: Study) -> Study:
     """The study with an id made from all of its plan."""
-    from dataclasses import replace
-
     digest = hash_json(to_json(replace(study, id="")))
     return replace(study, id=f"s-{digest[:12]}")
 
@@ -53,3 +54,35 @@ def read_study(folder: Path | str) -> Study:
     if identified(study).id != study.id:
         raise CorruptFile(f"{path}: was changed after it was made; make a new study instead.")
     return study
+
+
+def check_votes(study: Study, votes: Sequence[StoredVote], where: Path) -> list[StoredVote]:
+    """The votes as those of a study: one that names none is taken as one of this.
+
+    Raises:
+        InputError: a vote of another study, or on what this one does not ask.
+    """
+    names = {one.name for one in study.contenders}
+    prompts = {prompt.id for prompt in study.prompts}
+    questions = {question.name for question in study.questions}
+    answers = {"a", "b", "skip"} | ({"tie"} if study.ties else set())
+    answers |= {"both_bad"} if study.both_bad else set()
+    for stored in votes:
+        vote = stored.vote
+        sides = {vote.a, vote.b} if vote.reason != "gold" else {vote.a}
+        wrong = {
+            f"a vote of the study {stored.study}": stored.study not in ("", study.id),
+            f"the prompt {vote.prompt!r:.60}": vote.prompt not in prompts,
+            f"the sides {vote.a!r:.60} and {vote.b!r:.60}": not sides <= names,
+            f"the question {vote.question!r:.60}": vote.question not in questions,
+            f"the answer {vote.choice}": vote.choice not in answers,
+        }
+        problem = next((what for what, is_wrong in wrong.items() if is_wrong), None)
+        if problem is not None:
+            raise InputError(
+                f"{where}, vote {vote.id}",
+                problem,
+                f"votes of the study {study.id} ({study.name})",
+                "Nothing was added: name the study that these votes belong to.",
+            )
+    return [one if one.study else replace(one, study=study.id) for one in votes]

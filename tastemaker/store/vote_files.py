@@ -1,6 +1,12 @@
-"""Votes as files that other programs read: JSONL, CSV or Parquet, told by the name's ending.
+"""Votes as files: JSONL, CSV or Parquet, told by the name's ending; one format for every command.
 
-All have the same columns. Reading is strict: a file is taken whole or refused with the line.
+```
+{"id": "v1", "prompt": "00012", "a": "base", "b": "dpo", "left": "b", "rater": "r3", "choice": "a"}
+```
+
+These seven are needed, the other columns of an export may be left out. `people.sqlite`, or a folder
+that holds one, stands for the votes in it. A vote that was undone or came late is in the file and
+says so (`superseded_by`): it never counts.
 """
 
 import csv
@@ -8,26 +14,41 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args
 
 from tastemaker.errors import InputError
-from tastemaker.records.vote import Choice, Reason
+from tastemaker.records.vote import Choice, Reason, Vote
 from tastemaker.store.atomic import write_text
-from tastemaker.store.people_tables import VOTE_COLUMNS, StoredVote, vote_of
+from tastemaker.store.hashing import hash_json
+from tastemaker.store.people import FILE, People
+from tastemaker.store.people_tables import VOTE_COLUMNS, StoredVote, is_same
 
 FORMATS = (".jsonl", ".csv", ".parquet")
 
+COLUMNS = tuple("left" if name == "shown_left" else name for name in VOTE_COLUMNS)
+"""What an exported vote has, in this order."""
+
+NEEDED = tuple(field.name for field in fields(Vote) if field.default is MISSING)
+"""What a vote cannot do without."""
+
+_DEFAULTS: Mapping[str, Any] = {
+    field.name: field.default
+    for kind in (Vote, StoredVote)
+    for field in fields(kind)
+    if field.default is not MISSING
+}
 _NUMBERS = ("seconds", "created")
-_MAY_BE_NULL = ("seconds", "superseded_by")
-_MAY_BE_EMPTY = ("prompt", "viewport", "app_version")
+_MAY_BE_EMPTY = ("prompt", "study", "viewport", "app_version")
 _AMONG: Mapping[str, tuple[str, ...]] = {
     "choice": get_args(Choice),
     "reason": get_args(Reason),
-    "shown_left": ("a", "b"),
+    "left": ("a", "b"),
 }
 _LONGEST = 2000
-_WORDS = ("choice", "question", "rater", "reason", "shown_left", "study")
+_WORDS = ("choice", "left", "question", "rater", "reason", "study")
+_TODO = "Mend the file, or export the votes again."
 
 
 def write_votes(path: Path | str, votes: Sequence[StoredVote]) -> None:
@@ -36,14 +57,14 @@ def write_votes(path: Path | str, votes: Sequence[StoredVote]) -> None:
     Raises:
         InputError: the name ends in none of `.jsonl`, `.csv`, `.parquet`.
     """
-    path, rows = Path(path), [vote.row for vote in votes]
+    path, rows = Path(path), [_row(vote) for vote in votes]
     kind = _format(path)
     if kind == ".jsonl":
         lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         write_text(path, "".join(lines))
     elif kind == ".csv":
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, VOTE_COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         # The shortest text that gives the same number again.
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
@@ -53,23 +74,66 @@ def write_votes(path: Path | str, votes: Sequence[StoredVote]) -> None:
 
 
 def read_votes(path: Path | str) -> list[StoredVote]:
-    """Read what `write_votes`, or another program, has written.
+    """All votes in order; one that was sent twice is there once.
+
+    Strict: a file is taken whole or refused, because a vote that is passed over in silence changes
+    a result.
 
     Raises:
-        InputError: there is no such file, or a line is no vote; the message names the line.
+        InputError: there is no such file, it holds no vote, a line is none, or two different votes
+            have one id; the message names the line.
     """
     path = Path(path)
+    found: dict[str, tuple[str, StoredVote]] = {}
+    for line, vote in vote_lines(path):
+        if isinstance(vote, str):
+            raise InputError(f"{path}, {line}", vote, f"votes with {', '.join(NEEDED)}", _TODO)
+        earlier, before = found.get(vote.vote.id, ("", vote))
+        if not is_same(before, vote):
+            got = f"another vote with the id {vote.vote.id!r:.60} of {earlier}"
+            raise InputError(f"{path}, {line}", got, "one id a vote", _TODO)
+        # Of two copies, the one that knows of the undoing.
+        found[vote.vote.id] = (line, before if before.superseded_by else vote)
+    if not found:
+        raise InputError(path, "no vote", "at least one", "Let people vote first.")
+    return [vote for _, vote in found.values()]
+
+
+def vote_lines(path: Path | str) -> Iterator[tuple[str, StoredVote | str]]:
+    """(name of the line, vote); instead of a vote, why the line is none.
+
+    Raises:
+        InputError: there is no such file, or it cannot be read at all.
+    """
+    path = votes_at(Path(path)) or Path(path)
+    if path.suffix == ".sqlite" and path.is_file():
+        with People(path) as people:
+            stored = people.votes(superseded=True)
+        yield from ((vote.vote.id, vote) for vote in stored)
+        return
     kind = _format(path)
     if not path.is_file():
-        raise InputError(path, "no file", "a file of votes", "Check the name.")
-    found, lines = [], dict[str, int]()
-    for number, row in _rows(path, kind):
-        vote = vote_of(_checked(row, f"{path}, line {number}"))
-        before = lines.setdefault(vote.vote.id, number)
-        if before != number:
-            raise _wrong(f"{path}, line {number}", f"the id of line {before} again", "its own id")
-        found.append(vote)
-    return found
+        raise InputError(path, "no file", "votes as .jsonl, .csv or .parquet", "Check the path.")
+    for line, row in _rows(path, kind):
+        try:
+            yield line, _vote(row)
+        except ValueError as error:
+            yield line, str(error)
+
+
+def votes_at(path: Path) -> Path | None:
+    """The `people.sqlite` that a path stands for: itself, or in a study's or collection's folder.
+
+    None for anything else.
+    """
+    place = path if path.name == FILE else path / FILE
+    return place if place.is_file() else None
+
+
+def votes_key(path: Path) -> str:
+    """Hash of all votes of a `people.sqlite`: its bytes change without them, and lag behind."""
+    with People(path) as people:
+        return hash_json([vote.row for vote in people.votes(superseded=True)])
 
 
 def read_gold(path: Path | str) -> list[tuple[str, str]]:
@@ -82,11 +146,12 @@ def read_gold(path: Path | str) -> list[tuple[str, str]]:
     if path.suffix not in (".jsonl", ".csv") or not path.is_file():
         raise InputError(path, "no such file", "a .jsonl or .csv file", "Check the name.")
     found = []
-    for number, row in _rows(path, path.suffix):
-        pair = (row.get("better"), row.get("worse"))
+    for line, row in _rows(path, path.suffix):
+        known = row if isinstance(row, Mapping) else {}
+        pair = (known.get("better"), known.get("worse"))
         sound = all(isinstance(id_, str) and id_ for id_ in pair) and pair[0] != pair[1]
-        if not sound or set(row) != {"better", "worse"}:
-            raise _wrong(f"{path}, line {number}", f"{row}", "two ids: better, worse")
+        if not sound or set(known) != {"better", "worse"}:
+            raise InputError(f"{path}, {line}", f"{row}", "two ids: better, worse", _TODO)
         found.append((str(pair[0]), str(pair[1])))
     return found
 
@@ -97,73 +162,97 @@ def _format(path: Path) -> str:
     return path.suffix
 
 
-def _rows(path: Path, kind: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _row(vote: StoredVote) -> dict[str, Any]:
+    return dict(zip(COLUMNS, vote.row.values(), strict=True))
+
+
+def _rows(path: Path, kind: str) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
+    """(name, row) of each line that is not empty; instead of a row, what is wrong."""
     if kind == ".parquet":
-        yield from enumerate(_read_parquet(path), start=1)
+        for number, row in enumerate(_read_parquet(path), start=1):
+            yield f"row {number}", row
         return
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _wrong(path, "another encoding", "UTF-8") from error
-    yield from _csv_rows(path, text) if kind == ".csv" else _json_rows(path, text)
+        raise InputError(path, f"bytes that are no UTF-8 ({error})", "text", _TODO) from error
+    yield from _csv_rows(text) if kind == ".csv" else _json_rows(text)
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_rows(text: str) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for row in reader:
+            line = f"line {reader.line_num}"
             if None in row or None in row.values():
-                raise _wrong(f"{path}, line {reader.line_num}", "another number of cells", "all")
+                yield line, "another number of cells than the first line"
+                continue
             # An empty cell is all that CSV has for nothing.
-            nulls = {name: row[name] or None for name in _MAY_BE_NULL if name in row}
-            yield reader.line_num, {**row, **nulls}
+            yield (
+                line,
+                {name: value or (None if name in _DEFAULTS else "") for name, value in row.items()},
+            )
     except csv.Error as error:
-        raise _wrong(f"{path}, line {reader.line_num}", f"no CSV ({error})", "CSV") from error
+        yield f"line {reader.line_num}", f"not CSV: {error}"
 
 
-def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_rows(text: str) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             value = json.loads(line)
-        except ValueError as error:
-            raise _wrong(f"{path}, line {number}", f"no JSON ({error})", "an object") from error
-        if not isinstance(value, dict):
-            raise _wrong(f"{path}, line {number}", f"a {type(value).__name__}", "an object")
-        yield number, value
+        # Nesting without end and numbers without end are no JSON either.
+        except (ValueError, RecursionError) as error:
+            yield f"line {number}", f"not JSON: {str(error).splitlines()[0][:80]}"
+            continue
+        yield f"line {number}", value if isinstance(value, dict) else "not a JSON object"
 
 
-def _checked(row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    lacking, odd = set(VOTE_COLUMNS) - row.keys(), row.keys() - set(VOTE_COLUMNS)
-    if lacking or odd:
-        said = [f"no {name}" for name in sorted(lacking)] + [f"a {name}" for name in sorted(odd)]
-        raise _wrong(where, ", ".join(said), f"the columns {', '.join(VOTE_COLUMNS)}")
-    return {name: _value(name, row[name], where) for name in VOTE_COLUMNS}
+def _vote(row: Mapping[str, Any] | str) -> StoredVote:
+    """The vote of a row.
+
+    Raises:
+        ValueError: why it is none.
+    """
+    if isinstance(row, str):
+        raise ValueError(row)
+    lacking = [name for name in NEEDED if row.get(name) is None]
+    odd = [name for name in row if name not in COLUMNS]
+    if lacking:
+        raise ValueError(f"not a vote: no {lacking[0]!r}")
+    if odd:
+        raise ValueError(
+            f"not a vote: the unknown column {odd[0]!r:.60} beside {', '.join(COLUMNS)}"
+        )
+    values = {name: _value(name, row.get(name)) for name in COLUMNS}
+    if values["a"] == values["b"]:
+        raise ValueError(f"not a vote: {values['a']!r:.60} on both sides")
+    own = {field.name: values.pop(field.name) for field in fields(Vote)}
+    return StoredVote(Vote(**own), **values)
 
 
-def _value(name: str, value: Any, where: str) -> Any:
-    if value is None and name in _MAY_BE_NULL:
-        return None
+def _value(name: str, value: Any) -> Any:
+    if value is None:
+        return _DEFAULTS[name]
     if name in _NUMBERS:
         try:
-            number = math.nan if isinstance(value, bool) else float(str(value))
+            number = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number) or number < 0:
-            raise _wrong(where, f"{name} {value!r:.60}", "a number of seconds")
+            raise ValueError(f"not a vote: {name} {value!r:.60}, which is no number from 0")
         return number
     if not isinstance(value, str) or len(value) > _LONGEST:
-        raise _wrong(where, f"{name} {value!r:.60}", f"a text of at most {_LONGEST} characters")
+        what = f"a text of at most {_LONGEST} characters"
+        raise ValueError(f"not a vote: {name} {value!r:.60}, which is not {what}")
     if not value and name not in _MAY_BE_EMPTY:
-        raise _wrong(where, f"an empty {name}", "a text")
+        raise ValueError(f"not a vote: an empty {name}")
     if name in _AMONG and value not in _AMONG[name]:
-        raise _wrong(where, f"{name} {value!r:.60}", f"one of {', '.join(_AMONG[name])}")
+        raise ValueError(
+            f"not a vote: {name} {value!r:.60}, which is none of {', '.join(_AMONG[name])}"
+        )
     return value
-
-
-def _wrong(where: object, got: str, expected: str) -> InputError:
-    return InputError(where, got, expected, "Nothing was read: correct the file.")
 
 
 def _cell(value: Any) -> Any:
@@ -175,12 +264,9 @@ def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     from tastemaker.store.parquet_files import write_parquet
 
-    fields = [
-        pa.field(name, pa.float64() if name in _NUMBERS else pa.string()) for name in VOTE_COLUMNS
-    ]
-    write_parquet(
-        path, pa.Table.from_pylist([dict(row) for row in rows], pa.schema(fields)), {}, _WORDS
-    )
+    kinds = [(name, pa.float64() if name in _NUMBERS else pa.string()) for name in COLUMNS]
+    table = pa.Table.from_pylist([dict(row) for row in rows], pa.schema(kinds))
+    write_parquet(path, table, {}, _WORDS)
 
 
 def _read_parquet(path: Path) -> list[dict[str, Any]]:
@@ -190,6 +276,4 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     try:
         return read_parquet(path).to_pylist()
     except CorruptFile as error:
-        raise InputError(
-            path, f"no whole Parquet file ({error})", "one", "Export again."
-        ) from error
+        raise InputError(path, f"no whole Parquet file ({error})", "one", _TODO) from error

@@ -64,6 +64,30 @@ class Comparer:
             logits = self.network(torch.stack([x[first], x[second]], 1))
             return logits.softmax(1)[:, 0].double().numpy()
 
+    def halves(self, vectors: np.ndarray) -> tuple["torch.Tensor", "torch.Tensor"]:
+        """[K, hidden] what each picture adds to the hidden layer as the first, and as the second.
+
+        That layer is linear in both pictures, so that a game costs no more than its activation.
+        """
+        import torch
+
+        norm, _, hidden, *_ = self.network
+        with torch.no_grad():
+            first, second = hidden.weight.chunk(2, 1)
+            x = norm(torch.from_numpy(vectors))
+            return x @ first.T + hidden.bias, x @ second.T
+
+    def wins(
+        self, halves: tuple["torch.Tensor", "torch.Tensor"], first: Ints, second: Ints
+    ) -> np.ndarray:
+        """[N] Whether the first is likelier to be better, from `halves`."""
+        import torch
+
+        _, _, _, activation, _, last = self.network
+        with torch.no_grad():
+            logits = last(activation(halves[0][first] + halves[1][second]))
+            return (logits[:, 0] > logits[:, 1]).numpy()
+
     def inconsistent(self, vectors: np.ndarray, first: Ints, second: Ints) -> float:
         """Share of pairs whose winner changes when the sides are swapped."""
         one = self.chances(vectors, first, second) > 0.5
@@ -113,10 +137,11 @@ def play_elo(
     """
     random = np.random.default_rng(seed)
     ratings = np.full(len(vectors), 1500.0)
+    halves = comparer.halves(vectors)
     for _ in range(settings.elo_rounds):
         circle = random.permutation(len(vectors))
         first, second = circle, np.roll(circle, -1)
-        won = comparer.chances(vectors, first, second) > 0.5
+        won = comparer.wins(halves, first, second)
         expected = 1 / (1 + 10 ** ((ratings[second] - ratings[first]) / 400))
         moved = settings.elo_k * (won - expected)
         np.add.at(ratings, first, moved)

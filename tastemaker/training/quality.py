@@ -3,8 +3,9 @@
 Axes: K rows of embeddings (pictures first, then worse copies of some), N answers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -44,18 +45,22 @@ class Lesson:
         family: [K] which picture each row shows; worse copies share their picture's number.
         answers: among the rows, votes first, then the pairs of pictures and worse copies.
         blind: [N] which answers are to pairs that were drawn blindly.
-        pictures: how many rows are pictures themselves.
+        ranked: [M] rows of the pictures that ranks are quantiles of.
     """
 
     vectors: np.ndarray
     family: Ints
     answers: Answers
     blind: np.ndarray
-    pictures: int
+    ranked: Ints
 
 
 def lesson_of(
-    votes: Sequence[Vote], ids: Sequence[str], vectors: np.ndarray, worse: Mapping[str, np.ndarray]
+    votes: Sequence[Vote],
+    ids: Sequence[str],
+    vectors: np.ndarray,
+    worse: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ranked: Collection[str] | None = None,
 ) -> Lesson:
     """Votes as rows of embeddings; skips, gold pairs and pictures without an embedding left out.
 
@@ -64,6 +69,7 @@ def lesson_of(
         ids: the pictures.
         vectors: float32 [K, D], of the pictures.
         worse: picture -> embedding of a worse copy.
+        ranked: pictures that ranks are quantiles of; None for all. The others teach as well.
     """
     place = {id_: number for number, id_ in enumerate(ids)}
     used = [
@@ -81,14 +87,14 @@ def lesson_of(
         np.array(family, np.int64),
         Answers(np.array(first, np.int64), np.array(second, np.int64), np.array(score, float)),
         np.array(blind, bool),
-        len(ids),
+        np.array([n for n, id_ in enumerate(ids) if ranked is None or id_ in ranked], np.int64),
     )
 
 
 def train_utility(
     lesson: Lesson, facts: Mapping[str, Any], *, by: By, seed: int
 ) -> tuple[QualityModel, HeldOut, dict[str, Any]]:
-    """The default: a linear utility, its ranks by quantiles of all pictures.
+    """The default: a linear utility; its ranks are those of the ranked pictures.
 
     Returns:
         The model, its accuracy on held-out pictures, and further figures.
@@ -108,7 +114,7 @@ def train_utility(
     )
     l2 = penalty(lesson.answers)
     model = fit_utility(lesson.vectors, lesson.answers, l2)
-    own = lesson.vectors[: lesson.pictures]
+    own = lesson.vectors[lesson.ranked]
     utility = model(own)
     arrays = {
         "w": model.weights,
@@ -135,8 +141,8 @@ def train_pairwise(
     )
     comparer = fit_comparer(vectors, answers, settings, seed)
     random = np.random.default_rng([seed, 1])
-    count = min(settings.elo_pictures, lesson.pictures)
-    players = vectors[random.choice(lesson.pictures, count, replace=False)]
+    count = min(settings.elo_pictures, len(lesson.ranked))
+    players = vectors[random.choice(lesson.ranked, count, replace=False)]
     ratings = play_elo(comparer, players, settings, seed)
     arrays = fit_ranker(players, ratings, settings, seed, LEVELS)
     figures = {
@@ -151,9 +157,10 @@ def train_pairwise(
 def trust(votes: Sequence[Vote], held: HeldOut) -> dict[str, Any]:
     """How good the model is, beside how good anything could be: for the report.
 
-    Intervals are Wilson's over answers. Answers share pictures, so they are a little too narrow.
+    Both are of blind pairs, so that they can be compared. Intervals are Wilson's over answers.
+    Answers share pictures, so they are a little too narrow.
     """
-    repeats = repeat_agreement(votes)
+    repeats = repeat_agreement(votes, of=("random",))
     same, again = (sum(pair[n] for pair in repeats.values()) for n in range(2))
     return {
         "accuracy_both_new": _share(held.both_right, held.both),

@@ -16,9 +16,11 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from tastemaker.errors import InputError, TastemakerError
 from tastemaker.web.booth import MIN_VIEW_MS, booth_routes
 from tastemaker.web.browse import browse_routes
+from tastemaker.web.browser_pictures import grey_square
 from tastemaker.web.gallery import gallery_routes
 from tastemaker.web.guard import Guard, is_loopback, own_names
 from tastemaker.web.hall import hall_routes
+from tastemaker.web.home import home_routes
 from tastemaker.web.library import Library
 from tastemaker.web.live import live_routes
 from tastemaker.web.pages import Pages, wants_page
@@ -85,6 +87,7 @@ def make_app(settings: Settings) -> tuple[FastAPI, Rooms]:
     app.include_router(hall_routes(rooms, pages))
     if settings.only is None:
         thumbs = Thumbnails(settings.thumbnails or settings.root / FOLDER)
+        app.include_router(home_routes(library, pages))
         app.include_router(browse_routes(library, pages, thumbs))
         app.include_router(gallery_routes(library, pages, thumbs))
         app.include_router(live_routes(library, pages, thumbs))
@@ -107,6 +110,7 @@ def _warm() -> None:
     """Load what the first page would wait for, while nobody waits yet."""
     for name in ("duckdb", "pyarrow.json", "pyarrow.parquet", "tastemaker.stages.curate"):
         import_module(name)
+    grey_square()  # loads what reads and writes pictures
 
 
 def _tell_errors(app: FastAPI, pages: Pages) -> None:

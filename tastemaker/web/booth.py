@@ -97,7 +97,6 @@ def booth_routes(rooms: Rooms, pages: Pages, min_view_ms: int = MIN_VIEW_MS) -> 
             now=now,
             known=held,
         )
-        room.remember(pairs)
         return {
             "pairs": [_pair(room, rater, shown) for shown in pairs],
             "progress": _progress(room, rater, now),
@@ -148,9 +147,7 @@ def _take(room: Room, rater: Rater, entry: Entry) -> dict[str, Any]:
     try:
         id_ = entry.id
         for _ in range(entry.again):
-            shown = room.people.undo(id_, rater.id, now=now)
-            room.remember([shown])
-            id_ = shown.vote_id
+            id_ = room.people.undo(id_, rater.id, now=now).vote_id
         is_new = False
         if entry.answer is not None:
             is_new = _answer(room, rater, id_, entry, now)

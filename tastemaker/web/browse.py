@@ -1,19 +1,22 @@
-"""The pages of collections: the start page, the browser with filters, verdicts, and what-if."""
+"""The pages of collections: the browser with filters, verdicts, marks, and what-if."""
 
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from tastemaker.errors import InputError, TastemakerError
+from tastemaker.store.marks import FILE as MARKS
 from tastemaker.web.browse_rows import Judged, Shelf, Wish, read_judged, read_shelf
 from tastemaker.web.browser_pictures import for_browser
 from tastemaker.web.curated import Curation, addresses_of, curations_of, readable, swept
 from tastemaker.web.library import Library, Thing
+from tastemaker.web.marking import Marking
 from tastemaker.web.pages import Pages
 from tastemaker.web.thumbs import Thumbnails, answer_of
 
@@ -33,6 +36,7 @@ class Wanted(BaseModel):
     curation: int = -1
     verdict: Literal["", "kept", "dropped"] = ""
     rule: Annotated[str, Field(max_length=400)] = ""
+    marked: Literal["", "keep", "reject", "none"] = ""
     offset: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 100
 
@@ -40,6 +44,15 @@ class Wanted(BaseModel):
         """The same, as the rows understand it."""
         kept = {"kept": True, "dropped": False}.get(self.verdict)
         return Wish(self.q, self.sql, self.sort, self.down, kept, self.rule)
+
+
+class Marked(BaseModel):
+    """One mark, or with null none any more."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    picture: Annotated[str, Field(max_length=200)]
+    mark: Literal["keep", "reject"] | None = None
 
 
 @dataclass
@@ -56,6 +69,7 @@ class Shelves:
 
     def __init__(self, library: Library) -> None:
         self.library = library
+        self.marking = Marking()
         self._open: dict[str, _Open] = {}
         self._lock = Lock()
 
@@ -70,11 +84,16 @@ class Shelves:
             raise HTTPException(404, "There is no such collection.")
         return thing
 
-    def of(self, thing: Thing) -> _Open:
-        """The collection as it is now."""
+    def of(self, thing: Thing, is_new_visit: bool = False) -> _Open:
+        """The collection as it is now; curations are looked for when a page is opened."""
         with self._lock:
             stamp = _stamp(thing.path)
             found = self._open.get(thing.id)
+            if is_new_visit and found is not None and found.stamp == stamp:
+                curations = curations_of(thing.path, self.library)
+                if curations != found.curations:
+                    found = _Open(stamp, found.shelf, curations, {}, OrderedDict())
+                    self._open[thing.id] = found
             if found is None or found.stamp != stamp:
                 curations = curations_of(thing.path, self.library)
                 found = _Open(stamp, read_shelf(thing.path), curations, {}, OrderedDict())
@@ -106,35 +125,25 @@ class Shelves:
 
 
 def browse_routes(library: Library, pages: Pages, thumbs: Thumbnails) -> APIRouter:
-    """The start page and the routes below `/c/ID`."""
+    """The routes below `/c/ID`."""
     router = APIRouter()
     shelves = Shelves(library)
     _picture_routes(router, shelves, thumbs)
     _what_if_route(router, shelves)
-
-    @router.get("/")
-    def home() -> Response:
-        kinds = ("collection", "run", "study", "samples")
-        things = {kind: library.all(kind) for kind in kinds}
-        runs = [run.path for run in things["run"]]
-        # Samples inside of a run are in its gallery.
-        loose = [
-            one
-            for one in things["samples"]
-            if not any(one.path.is_relative_to(run) for run in runs)
-        ]
-        return pages.page("home.html.j2", things={**things, "samples": loose}, root=library.root)
+    _mark_route(router, shelves)
 
     @router.get("/c/{id_}")
     def page(id_: str) -> Response:
         thing = shelves.thing(id_)
         settings = {"base": f"/c/{id_}"}
+        # While the browser fetches what the page is made of, the catalogue is read.
+        Thread(target=_prepare, args=(shelves, thing), daemon=True).start()
         return pages.page("browse.html.j2", settings=settings, name=thing.name, id=id_)
 
     @router.get("/c/{id_}/facts")
     def facts(id_: str) -> dict[str, Any]:
         thing = shelves.thing(id_)
-        found = shelves.of(thing)
+        found = shelves.of(thing, is_new_visit=True)
         curations = []
         for number, one in enumerate(found.curations):
             judged = shelves.judged(found, number)
@@ -146,18 +155,27 @@ def browse_routes(library: Library, pages: Pages, thumbs: Thumbnails) -> APIRout
             "numbers": found.shelf.numbers,
             "addresses": addresses_of(thing.path),
             "curations": curations,
+            "marks": shelves.marking.of(thing.path).counts,
+            "file": str(thing.path / MARKS),
+            "problems": [p] if (p := shelves.marking.of(thing.path).problem) else [],
         }
 
     @router.get("/c/{id_}/rows")
     def rows(id_: str, wanted: Annotated[Wanted, Query()]) -> dict[str, Any]:
-        found = shelves.of(shelves.thing(id_))
+        thing = shelves.thing(id_)
+        found = shelves.of(thing)
         judged = shelves.judged(found, wanted.curation)
+        marks = shelves.marking.of(thing.path).given
         try:
             order = shelves.order(found, wanted, judged)
         except InputError as problem:
             raise HTTPException(400, readable(problem)) from problem
+        if wanted.marked:
+            order = order[found.shelf.marked(marks, wanted.marked)[order]]
         places = order[wanted.offset : wanted.offset + wanted.limit].tolist()
         lines = found.shelf.lines(places, wanted.wish(), judged)
+        for line in lines:
+            line["mark"] = marks.get(line["id"])
         return {"total": len(order), "rows": lines}
 
     return router
@@ -170,9 +188,18 @@ def _what_if_route(router: APIRouter, shelves: Shelves) -> None:
         curations = shelves.of(thing).curations
         chosen = curations[curation] if 0 <= curation < len(curations) else None
         try:
-            return swept(thing.path, chosen, column)
+            return swept(thing.path, chosen, column, shelves.library)
         except TastemakerError as problem:
             raise HTTPException(400, readable(problem)) from problem
+
+
+def _mark_route(router: APIRouter, shelves: Shelves) -> None:
+    @router.post("/c/{id_}/mark")
+    def mark(id_: str, marked: Marked) -> dict[str, int]:
+        thing = shelves.thing(id_)
+        if marked.picture not in shelves.of(thing).shelf.places:
+            raise HTTPException(404, "no such picture")
+        return shelves.marking.give(thing.path, marked.picture, marked.mark)
 
 
 def _picture_routes(router: APIRouter, shelves: Shelves, thumbs: Thumbnails) -> None:
@@ -201,8 +228,13 @@ def _path(shelves: Shelves, id_: str, picture: str) -> Path:
     return shelf.path(picture)
 
 
+def _prepare(shelves: Shelves, thing: Thing) -> None:
+    with suppress(TastemakerError, HTTPException):
+        shelves.of(thing)  # what is wrong is told to who asks for the rows
+
+
 def _stamp(collection: Path) -> object:
-    """What changes when pictures, columns or verdicts come."""
+    """What changes when pictures or columns come."""
     catalog = collection / "catalog"
     files = [catalog / "base" / "manifest.json", *sorted((catalog / "col").glob("*/manifest.json"))]
     return tuple((str(f), f.stat().st_mtime_ns) for f in files if f.exists())

@@ -3,7 +3,7 @@
 Axes: orders are int32 `[rows]`, places in the base table; masks are bool `[pictures]`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -121,6 +121,13 @@ class Shelf:
         value = self.values(wish.sort)[rows]
         rank = np.where(np.isfinite(value), -value if wish.descending else value, np.inf)
         return rows[np.argsort(rank, kind="stable")]
+
+    def marked(self, marks: Mapping[str, str], which: str) -> np.ndarray:
+        """The pictures with a mark, or with `none`; bool `[pictures]`."""
+        given = [id_ for id_, mark in marks.items() if which in ("none", mark)]
+        mask = np.zeros(self.count, bool)
+        mask[[self.places[id_] for id_ in given if id_ in self.places]] = True
+        return ~mask if which == "none" else mask
 
     def values(self, name: str) -> np.ndarray:
         """A column of numbers in the order of the base table, NaN where it has none.

@@ -17,7 +17,7 @@ from tastemaker.records.run import Artefact
 from tastemaker.store.catalogue import Catalogue, ColumnKey
 from tastemaker.store.column_files import read_manifest
 from tastemaker.store.facts import FilledColumn, known_addresses, read_facts
-from tastemaker.web.library import Library, Step, Thing, output_named, steps_of
+from tastemaker.web.library import Library, Step, Thing
 
 POINTS = 41
 """Limits that a slider can stand at (ours)."""
@@ -44,11 +44,11 @@ def curations_of(collection: Path, library: Library) -> list[Curation]:
     """The curations of a collection under the studio's folder, the newest first."""
     found = []
     for run in library.all("run"):
-        for step in steps_of(run.path):
+        for step in library.steps(run.path):
             verdicts = step.path / "verdicts.parquet"
             if step.stage != "curate" or step.manifest is None or not verdicts.exists():
                 continue
-            place = _collection_of(run, step)
+            place = _collection_of(run, step, library)
             if place is not None and place.resolve() == collection.resolve():
                 found.append(Curation(f"{run.name}: {step.name}", run.path, step, verdicts))
     return sorted(found, key=lambda one: -one.verdicts.stat().st_mtime)
@@ -64,20 +64,23 @@ def addresses_of(collection: Path) -> list[str]:
     )
 
 
-def swept(collection: Path, curation: Curation | None, address: str) -> dict[str, Any]:
+def swept(
+    collection: Path, curation: Curation | None, address: str, library: Library
+) -> dict[str, Any]:
     """What every limit of a column would keep, with all other rules as they are.
 
     Args:
         collection: its folder.
         curation: whose rules; None: readable pictures only.
         address: the column, as in rules.
+        library: where the curation's inputs are found.
 
     Raises:
         InputError: the column is not known, or the curation's inputs are gone.
     """
     catalogue = Catalogue(collection)
     finished = _finished(catalogue)
-    rules, flags, find = _rules(collection, curation)
+    rules, flags, find = _rules(collection, curation, library)
     if address not in addresses_of(collection):
         raise InputError("column", repr(address), "a column of numbers", "Choose one of the list.")
     facts = read_facts(catalogue, finished, [*needed_columns(rules), address], flags)
@@ -104,11 +107,11 @@ def swept(collection: Path, curation: Curation | None, address: str) -> dict[str
     }
 
 
-def _collection_of(run: Thing, step: Step) -> Path | None:
+def _collection_of(run: Thing, step: Step, library: Library) -> Path | None:
     told = step.manifest.results.get("collection") if step.manifest else None
     if isinstance(told, str) and (step.path / told).is_dir():
         return step.path / told
-    return output_named(run.path, step.config.get("collection"), "collection")
+    return library.output_named(run.path, step.config.get("collection"), "collection")
 
 
 def _finished(catalogue: Catalogue) -> dict[str, FilledColumn]:
@@ -126,7 +129,7 @@ def _finished(catalogue: Catalogue) -> dict[str, FilledColumn]:
 
 
 def _rules(
-    collection: Path, curation: Curation | None
+    collection: Path, curation: Curation | None, library: Library
 ) -> tuple[tuple[Rule, ...], Mapping[str, Any], Any]:
     """The rules of a curation, the flags that they ask for, and what finds duplicates."""
     if curation is None:
@@ -139,13 +142,13 @@ def _rules(
     if config is None:
         raise problems[0]
     inputs = {"collection": Artefact("collection", collection, "")}
-    if "within" in given and given["within"] is not None:
-        place = output_named(curation.run, given["within"], "selection")
-        if place is None:
-            raise InputError(
-                "within", "a selection that is gone", "one that is there", "Curate again."
-            )
-        inputs["within"] = Artefact("selection", place, "")
+    for name, kind in (("within", "selection"), ("marks", "marks")):
+        if given.get(name) is not None:
+            place = library.output_named(curation.run, given[name], kind)
+            if place is None:
+                told = f"'{given[name]}', which is gone"
+                raise InputError(name, told, f"{kind} that is there", "Curate again.")
+            inputs[name] = Artefact(kind, place, "")
     bench, _ = curate.open_bench(config, inputs)
 
     def find(facts: Facts) -> FindCopies:

@@ -4,22 +4,24 @@ import csv
 import io
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from tastemaker.store.marks import add_mark, read_marks
+from tastemaker.errors import TastemakerError
 from tastemaker.store.people import FILE as PEOPLE
 from tastemaker.store.samples import SAMPLES
 from tastemaker.web.browser_pictures import for_browser
-from tastemaker.web.gallery_rows import Cell, Gallery, gallery_of
-from tastemaker.web.library import Kind, Library, Thing, steps_of
+from tastemaker.web.gallery_rows import Gallery, gallery_of
+from tastemaker.web.library import Kind, Library, Thing, stamp_of
+from tastemaker.web.marking import Marking
 from tastemaker.web.pages import Pages
+from tastemaker.web.sample_lines import Cell
 from tastemaker.web.thumbs import Thumbnails, answer_of
 
 MOST_ROWS = 200
@@ -68,6 +70,7 @@ class Galleries:
 
     def __init__(self, library: Library) -> None:
         self.library = library
+        self.marking = Marking()
         self._kept: dict[str, _Kept] = {}
         self._lock = Lock()
 
@@ -98,10 +101,10 @@ class Galleries:
     def _stamp(self, thing: Thing) -> tuple[object, ...]:
         files = [thing.path / "steps.json", thing.path / "events.jsonl", thing.path / SAMPLES]
         if thing.kind == "run":
-            files += [step.path / "samples" / SAMPLES for step in steps_of(thing.path)]
+            files += [step.path / "samples" / SAMPLES for step in self.library.steps(thing.path)]
         for study in self.library.all("study"):
             files += [study.path / f"{PEOPLE}{end}" for end in ("", "-wal")]
-        return tuple(_stamp_of(file) for file in files)
+        return tuple(stamp_of(file) for file in files)
 
 
 def gallery_routes(library: Library, pages: Pages, thumbs: Thumbnails) -> APIRouter:
@@ -112,8 +115,9 @@ def gallery_routes(library: Library, pages: Pages, thumbs: Thumbnails) -> APIRou
     def cell(id_: str, m: int, i: int, p: str) -> Cell:
         gallery = galleries.of(galleries.thing(id_))
         row = gallery.row_of(p, i)
-        found = gallery.cells[row][m] if row is not None and 0 <= m < len(gallery.models) else None
-        if found is None:
+        found = gallery.cells(row)[m] if row is not None and 0 <= m < len(gallery.models) else None
+        # A study names its files wherever they lie; the files of a set stay in the set.
+        if found is None or (gallery.pictures[m].folder and not library.holds(found.path)):
             raise HTTPException(404, "no such picture")
         return found
 
@@ -121,14 +125,20 @@ def gallery_routes(library: Library, pages: Pages, thumbs: Thumbnails) -> APIRou
     def page(id_: str) -> Response:
         thing = galleries.thing(id_)
         settings = {"base": f"/gallery/{id_}"}
+        # While the browser fetches what the page is made of, its rows are read.
+        Thread(target=_prepare, args=(galleries, thing), daemon=True).start()
         return pages.page("gallery.html.j2", settings=settings, name=thing.name)
 
     @router.get("/facts")
     def facts(id_: str) -> dict[str, Any]:
-        gallery = galleries.of(galleries.thing(id_))
+        thing = galleries.thing(id_)
+        gallery = galleries.of(thing)
+        marks = galleries.marking.of(thing.path)
         return {
             "models": gallery.models,
-            "scorers": list(gallery.scores),
+            "scorers": [{"name": n, "lower": n in gallery.lower} for n in gallery.scores],
+            "problems": [*gallery.problems, *([marks.problem] if marks.problem else [])],
+            "marks": marks.counts,
             "categories": sorted({c for c in gallery.categories if c}),
             "total": len(gallery.keys),
             "voted": [list(pair) for pair in gallery.shares],
@@ -140,7 +150,7 @@ def gallery_routes(library: Library, pages: Pages, thumbs: Thumbnails) -> APIRou
         gallery = galleries.of(thing)
         last = max(len(gallery.models) - 1, 0)
         a, b = min(max(wanted.a, 0), last), min(max(wanted.b, 0), last)
-        marks = read_marks(thing.path)
+        marks: dict[str, Any] = dict(galleries.marking.of(thing.path).given)
         where = _where(gallery, wanted, marks)
         order = gallery.order(wanted.by, wanted.scorer, a, b, where)
         some = order[wanted.offset : wanted.offset + wanted.limit]
@@ -171,13 +181,12 @@ def _mark_routes(router: APIRouter, galleries: Galleries) -> None:
         ):
             raise HTTPException(404, "no such picture")
         name = mark_name(marked.model, marked.prompt_id, marked.index)
-        add_mark(thing.path, name, marked.mark, now=time.time())
-        return _counts(read_marks(thing.path))
+        return galleries.marking.give(thing.path, name, marked.mark)
 
     @router.get("/marks.{kind}")
     def export(id_: str, kind: Literal["jsonl", "csv"]) -> Response:
         thing = galleries.thing(id_)
-        lines = _marked_lines(galleries.of(thing), read_marks(thing.path))
+        lines = _marked_lines(galleries.of(thing), dict(galleries.marking.of(thing.path).given))
         headers = {"content-disposition": f'attachment; filename="marks.{kind}"'}
         if kind == "jsonl":
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -196,8 +205,14 @@ def mark_name(model: str, prompt_id: str, index: int) -> str:
     return json.dumps([model, prompt_id, index], ensure_ascii=False)
 
 
-def _counts(marks: dict[str, Any]) -> dict[str, int]:
-    return {kind: sum(mark == kind for mark in marks.values()) for kind in ("keep", "reject")}
+def _named(name: str) -> tuple[str, str, int] | None:
+    """The picture that a mark of `marks.jsonl` means; None where it means none of a gallery."""
+    try:
+        model, prompt, index = json.loads(name)
+    except (ValueError, TypeError):
+        return None
+    is_one = isinstance(model, str) and isinstance(prompt, str) and isinstance(index, int)
+    return (model, prompt, index) if is_one else None
 
 
 def _where(gallery: Gallery, wanted: Wanted, marks: dict[str, Any]) -> np.ndarray:
@@ -209,16 +224,23 @@ def _where(gallery: Gallery, wanted: Wanted, marks: dict[str, Any]) -> np.ndarra
     if wanted.category:
         where &= np.array([c == wanted.category for c in gallery.categories], bool)
     if wanted.marked:
-        named = (json.loads(name) for name, mark in marks.items() if mark == wanted.marked)
+        named = [n for name, m in marks.items() if m == wanted.marked and (n := _named(name))]
         keys = {(prompt, index) for _, prompt, index in named}
         where &= np.array([key in keys for key in gallery.keys], bool)
     return where
 
 
+def _prepare(galleries: Galleries, thing: Thing) -> None:
+    with suppress(TastemakerError):
+        galleries.of(thing)  # what is wrong is told to who asks for the rows
+
+
 def _values(gallery: Gallery, scorer: str, a: int, b: int) -> dict[str, np.ndarray | None]:
     has_scores = scorer in gallery.scores
+    sign = -1.0 if scorer in gallery.lower else 1.0
     return {
-        "scores": gallery.scores[scorer] if has_scores else None,
+        "scores": sign * gallery.scores[scorer] if has_scores else None,
+        "gain": gallery.difference(scorer, a, b) if has_scores else None,
         "people": gallery.preference(a, b),
         "disagreement": gallery.disagreement(scorer, a, b) if has_scores else None,
     }
@@ -229,16 +251,17 @@ def _line(
 ) -> dict[str, Any]:
     prompt_id, index = gallery.keys[row]
     names = [mark_name(model, prompt_id, index) for model in gallery.models]
-    scores = tables["scores"]
+    scores, cells = tables["scores"], gallery.cells(row)
     return {
         "prompt_id": prompt_id,
         "index": index,
         "prompt": gallery.texts[row],
         "category": gallery.categories[row],
-        "there": [cell is not None for cell in gallery.cells[row]],
+        "there": [cell is not None for cell in cells],
         "same": gallery.same_noise(row),
-        "seed": next((str(c.seed) for c in gallery.cells[row] if c and c.seed is not None), None),
+        "seed": next((str(c.seed) for c in cells if c and c.seed is not None), None),
         "scores": None if scores is None else [_number(value) for value in scores[row]],
+        "gain": _at(tables["gain"], row),
         "people": _at(tables["people"], row),
         "disagreement": _at(tables["disagreement"], row),
         "marks": [marks.get(name) for name in names],
@@ -256,20 +279,15 @@ def _number(value: float) -> float | None:
 def _marked_lines(gallery: Gallery, marks: dict[str, Any]) -> list[dict[str, Any]]:
     lines = []
     for name, mark in marks.items():
-        model, prompt_id, index = json.loads(name)
+        named = _named(name)
+        if named is None:
+            continue
+        model, prompt_id, index = named
         row = gallery.row_of(prompt_id, index)
         if row is None or model not in gallery.models:
             continue
-        cell = gallery.cells[row][gallery.models.index(model)]
+        cell = gallery.cells(row)[gallery.models.index(model)]
         file = cell.path if cell is not None else None
         line = {"model": model, "prompt_id": prompt_id, "sample_index": index}
         lines.append({**line, "file": file, "mark": mark})
     return lines
-
-
-def _stamp_of(file: Path) -> tuple[int, int] | None:
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,20 +18,10 @@ from tastemaker.store.people import People
 from tastemaker.store.samples import SAMPLES
 from tastemaker.store.scores import read_scores
 from tastemaker.store.studies import read_study
-from tastemaker.web.library import Library, Thing, output_named, steps_of
+from tastemaker.web.library import Library, Thing
+from tastemaker.web.sample_lines import Cell, Key, Pictures, read_sample_lines
 
-_COLUMNS = ("model", "prompt_id", "prompt", "sample_index", "seed", "file")
 _LOWER_IS_BETTER = ("concept", "distance")
-
-Key = tuple[str, int]
-"""Prompt id and number of the picture."""
-
-
-class Cell(NamedTuple):
-    """One picture: its file, and the seed of its noise where that is known."""
-
-    path: str
-    seed: int | None
 
 
 @dataclass(frozen=True)
@@ -52,18 +41,22 @@ class Gallery:
         keys: prompt id and number of each row, sorted.
         texts: prompt of each row.
         categories: category of each row, or an empty text.
-        cells: for each row a cell a model, None where a picture is missing.
+        pictures: of each model.
         scores: scorer -> values, larger is better.
+        lower: scorers whose own values are the negative of these: of theirs less is better.
         shares: (model, model) -> share of the votes for the second, -1..1 after centring.
+        problems: what could not be read, for people.
     """
 
     models: tuple[str, ...]
     keys: tuple[Key, ...]
     texts: tuple[str, ...]
     categories: tuple[str, ...]
-    cells: tuple[tuple[Cell | None, ...], ...]
+    pictures: tuple[Pictures, ...]
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    lower: frozenset[str] = frozenset()
     shares: Mapping[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
     @cached_property
     def _rows(self) -> dict[Key, int]:
@@ -73,10 +66,13 @@ class Gallery:
         """The row of a prompt's picture."""
         return self._rows.get((prompt_id, index))
 
+    def cells(self, row: int) -> list[Cell | None]:
+        """A cell a model, None where a picture is missing."""
+        return [pictures.cell(self.keys[row]) for pictures in self.pictures]
+
     def same_noise(self, row: int) -> bool:
         """Whether all pictures of a row began with the same noise, as far as their seeds tell."""
-        seeds = {cell.seed for cell in self.cells[row] if cell is not None}
-        return len(seeds) == 1
+        return len({cell.seed for cell in self.cells(row) if cell is not None}) == 1
 
     def difference(self, scorer: str, a: int, b: int) -> np.ndarray:
         """How much better the scorer finds model `b`, in each row."""
@@ -134,6 +130,7 @@ def gallery_of(thing: Thing, library: Library) -> Gallery:
     """The gallery of a run, a study, or one folder of samples."""
     votes: tuple[Study, Path] | None = None
     categories: Mapping[str, str] = {}
+    problems: list[str] = []
     if thing.kind == "study":
         study = read_study(thing.path)
         models = _contenders(study, thing.path)
@@ -141,85 +138,58 @@ def gallery_of(thing: Thing, library: Library) -> Gallery:
         categories = {p.id: p.attribute("category") or "" for p in study.prompts}
         votes = (study, thing.path)
     else:
-        models, texts = _generated(thing)
-        votes = _study_of(models, library)
+        models, texts = _generated(thing, library, problems)
+        votes = _study_of(models.values(), library)
     # In the order of the files first: what is sorted already is sorted quickly.
-    keys = tuple(sorted(dict.fromkeys(key for cells in models.values() for key in cells)))
-    names = tuple(models)
-    cells = tuple(tuple(models[name].get(key) for name in names) for key in keys)
-    scores = _score_tables(cells, len(names), _all_scores(library))
-    shares = _shares(votes, names, models, keys) if votes else {}
+    keys = tuple(sorted(dict.fromkeys(key for one in models.values() for key in one.places)))
+    pictures = tuple(models.values())
+    told = _all_scores(library)
     return Gallery(
-        names,
+        tuple(models),
         keys,
-        tuple(texts.get(prompt, "") for prompt, _ in keys),
-        tuple(categories.get(prompt, "") for prompt, _ in keys),
-        cells,
-        scores,
-        shares,
+        tuple([texts.get(prompt, "") for prompt, _ in keys]),
+        tuple([categories.get(prompt, "") for prompt, _ in keys]),
+        pictures,
+        _score_tables(keys, pictures, told),
+        frozenset(name for name, scores in told.items() if not scores.higher_is_better),
+        _shares(votes, pictures, keys) if votes else {},
+        tuple(problems),
     )
 
 
-def _generated(thing: Thing) -> tuple[dict[str, dict[Key, Cell]], dict[str, str]]:
+def _generated(
+    thing: Thing, library: Library, problems: list[str]
+) -> tuple[dict[str, Pictures], dict[str, str]]:
     """Model -> its pictures, and prompt id -> text."""
-    folders = (
-        {thing.path.name: thing.path}
-        if thing.kind == "samples"
-        else {s.name: s.path / "samples" for s in steps_of(thing.path) if s.stage == "generate"}
-    )
-    models: dict[str, dict[Key, Cell]] = {}
+    if thing.kind == "samples":
+        folders = {thing.path.name: thing.path}
+    else:
+        steps = library.steps(thing.path)
+        folders = {s.name: s.path / "samples" for s in steps if s.stage == "generate"}
+    models: dict[str, Pictures] = {}
     texts: dict[str, str] = {}
     for name, folder in folders.items():
-        told = sample_columns(folder / SAMPLES)
+        lines = read_sample_lines(folder / SAMPLES)
+        told = lines.columns
+        problems += [f"{name}: {lines.problem}"] if lines.problem else []
         if not told["file"]:
             continue
         label = told["model"][0] or name
         label = label if label not in models else name
         keys = zip(told["prompt_id"], told["sample_index"], strict=True)
-        paths = [f"{folder}/{file}" for file in told["file"]]
-        models[label] = dict(zip(keys, map(Cell, paths, told["seed"]), strict=True))
+        places = dict(zip(keys, range(len(told["file"])), strict=True))
+        models[label] = Pictures(str(folder), told["file"], told["seed"], places)
         texts |= dict(zip(told["prompt_id"], told["prompt"], strict=True))
-    return models, texts
+    return models, {prompt: text or "" for prompt, text in texts.items()}
 
 
-def sample_columns(path: Path) -> dict[str, list[Any]]:
-    """The columns of a sample set by name, also while it is being written.
-
-    `model`, `prompt_id`, `prompt`, `sample_index`, `seed`, `file`; all empty where there is none.
-    Arrow reads them: a hundred thousand rows take a fifth of a second (measured).
-    """
-    import pyarrow as pa
-    from pyarrow import compute
-    from pyarrow import json as arrow_json
-
-    kinds = {"sample_index": pa.int64(), "seed": pa.uint64()}
-    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in _COLUMNS])
-    empty: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
-    try:
-        data = path.read_bytes()
-        # A line that is being written has no end yet.
-        data = data[: data.rfind(b"\n") + 1]
-        if not data:
-            return empty
-        options = arrow_json.ParseOptions(schema, unexpected_field_behavior="ignore")
-        table = arrow_json.read_json(pa.BufferReader(data), parse_options=options).drop_null()
-    except (OSError, pa.ArrowInvalid):
-        return empty
-    # A line that names a file outside of its folder is not one of ours.
-    pattern = compute.MatchSubstringOptions(r"^/|(^|/)\.\.(/|$)")
-    leads_out = compute.call_function("match_substring_regex", [table["file"]], pattern)
-    table = table.filter(compute.call_function("invert", [leads_out]))
-    return {name: table[name].to_pylist() for name in _COLUMNS}
-
-
-def _contenders(study: Study, folder: Path) -> dict[str, dict[Key, Cell]]:
-    return {
-        one.name: {
-            (prompt, 0): Cell(str((folder / file).resolve()), None)
-            for prompt, file in one.files.items()
-        }
-        for one in study.contenders
-    }
+def _contenders(study: Study, folder: Path) -> dict[str, Pictures]:
+    models = {}
+    for one in study.contenders:
+        files = [str((folder / file).resolve()) for file in one.files.values()]
+        places = {(prompt, 0): place for place, prompt in enumerate(one.files)}
+        models[one.name] = Pictures("", files, [None] * len(files), places)
+    return models
 
 
 def _all_scores(library: Library) -> dict[str, Scores]:
@@ -227,12 +197,12 @@ def _all_scores(library: Library) -> dict[str, Scores]:
     found: dict[str, dict[str, float]] = {}
     lower: set[str] = set(_LOWER_IS_BETTER)
     for run in library.all("run"):
-        for step in steps_of(run.path):
+        for step in library.steps(run.path):
             place = step.output("scores") if step.stage == "evaluate" else None
             if place is None:
                 continue
             folders = {
-                side: output_named(run.path, step.config.get(side), "samples")
+                side: library.output_named(run.path, step.config.get(side), "samples")
                 for side in ("before", "after")
             }
             try:
@@ -256,67 +226,59 @@ def _lower(path: Path) -> set[str]:
 
 
 def _score_tables(
-    cells: Sequence[Sequence[Cell | None]], models: int, scores: Mapping[str, Scores]
+    keys: Sequence[Key], pictures: Sequence[Pictures], scores: Mapping[str, Scores]
 ) -> dict[str, np.ndarray]:
+    if not scores:
+        return {}
+    paths = [[c.path if c else "" for c in map(one.cell, keys)] for one in pictures]
     tables = {}
     for name, told in sorted(scores.items()):
         values, sign = told.values, 1.0 if told.higher_is_better else -1.0
-        table = np.array(
-            [
-                [sign * values.get(c.path, np.nan) if c is not None else np.nan for c in row]
-                for row in cells
-            ],
-            float,
-        ).reshape(len(cells), models)
+        columns = [[sign * values.get(path, np.nan) for path in own] for own in paths]
+        table = np.array(columns, float).reshape(len(pictures), len(keys)).T
         if np.isfinite(table).any():
             tables[name] = table
     return tables
 
 
-def _study_of(
-    models: Mapping[str, Mapping[Key, Cell]], library: Library
-) -> tuple[Study, Path] | None:
+def _study_of(models: Iterable[Pictures], library: Library) -> tuple[Study, Path] | None:
     """A study with votes on these very pictures."""
-    there = {cell.path for cells in models.values() for cell in cells.values()}
-    if not there:
-        return None
+    there = list(models)
     for thing in library.all("study"):
+        if not (thing.path / PEOPLE).exists():
+            continue
         try:
             study = read_study(thing.path)
         except TastemakerError:
             continue
         files = (f for one in study.contenders for f in list(one.files.values())[:3])
-        if (thing.path / PEOPLE).exists() and any(
-            str((thing.path / file).resolve()) in there for file in files
-        ):
+        paths = [str((thing.path / file).resolve()) for file in files]
+        if any(one.key_of(path) is not None for path in paths for one in there):
             return study, thing.path
     return None
 
 
 def _shares(
-    votes: tuple[Study, Path],
-    names: Sequence[str],
-    models: Mapping[str, Mapping[Key, Cell]],
-    keys: Iterable[Key],
+    votes: tuple[Study, Path], pictures: Sequence[Pictures], keys: Iterable[Key]
 ) -> dict[tuple[int, int], np.ndarray]:
     """For each two models that were compared what people prefer, -1..1, NaN where nobody voted."""
     study, folder = votes
     if not (folder / PEOPLE).exists():
         return {}
-    places = {cell.path: (m, key) for m, n in enumerate(names) for key, cell in models[n].items()}
-    files = {
-        (one.name, prompt): str((folder / file).resolve())
-        for one in study.contenders
-        for prompt, file in one.files.items()
-    }
+    places: dict[tuple[str, str], tuple[int, Key]] = {}
+    for one in study.contenders:
+        for prompt, file in one.files.items():
+            path = str((folder / file).resolve())
+            for number, own in enumerate(pictures):
+                if (key := own.key_of(path)) is not None:
+                    places[one.name, prompt] = (number, key)
     rows = {key: row for row, key in enumerate(keys)}
     sums: dict[tuple[int, int], np.ndarray] = {}
     with People(folder / PEOPLE) as people:
         counted = [v.vote for v in people.votes(study.id)]
     for vote in counted:
         value = {"a": -1.0, "b": 1.0, "tie": 0.0, "both_bad": 0.0}.get(vote.choice)
-        a = places.get(files.get((vote.a, vote.prompt), ""))
-        b = places.get(files.get((vote.b, vote.prompt), ""))
+        a, b = places.get((vote.a, vote.prompt)), places.get((vote.b, vote.prompt))
         if value is None or a is None or b is None or vote.reason == "gold" or a[1] != b[1]:
             continue
         first, second = sorted((a[0], b[0]))

@@ -120,8 +120,13 @@ class Guard:
             return 421, "This server does not go by that name.\n"
         if scope["method"] not in (*_SAFE, "POST"):
             return 405, "Only GET and POST are answered.\n"
+        site = headers.get("sec-fetch-site", ["same-origin"])
+        if scope["method"] in _SAFE and site[-1] not in ("same-origin", "none"):
+            # A link elsewhere may open a page; to embed or fetch what is here, it may not.
+            mode, aim = headers.get("sec-fetch-mode", [""]), headers.get("sec-fetch-dest", [""])
+            if (mode[-1], aim[-1]) != ("navigate", "document"):
+                return 403, "Only a page of this server may ask for that.\n"
         if scope["method"] == "POST":
-            site = headers.get("sec-fetch-site", ["same-origin"])
             origin = headers.get("origin", [])
             if site[-1] not in ("same-origin", "none") or not _is_same(origin, host[0]):
                 return 403, "Only a page of this server may send that.\n"

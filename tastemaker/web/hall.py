@@ -65,4 +65,6 @@ def _state(room: Room) -> dict[str, Any]:
                 "seconds": found.seconds,
             }
         )
-    return {"raters": raters, "votes": sum(rater["done"] for rater in raters)}
+    counted = [v for v in room.people.votes(room.ballot.study) if v.vote.choice != "skip"]
+    people = {v.vote.rater for v in counted}
+    return {"raters": raters, "votes": len(counted), "from": len(people)}

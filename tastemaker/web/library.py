@@ -72,6 +72,9 @@ class Library:
 
     root: Path
     _things: dict[str, Thing] = field(default_factory=dict)
+    _recipes: dict[Path, tuple[object, Mapping[str, Mapping[str, Any]]]] = field(
+        default_factory=dict
+    )
     _lock: Lock = field(default_factory=Lock)
 
     def all(self, *kinds: Kind) -> list[Thing]:
@@ -95,6 +98,48 @@ class Library:
             self._things[thing.id] = thing
         return thing
 
+    def holds(self, file: Path | str) -> bool:
+        """Whether a file really lies under the folder: a link may lead out of it."""
+        try:
+            return Path(file).resolve().is_relative_to(self.root.resolve())
+        except (OSError, RuntimeError):
+            return False
+
+    def steps(self, run: Path) -> list[Step]:
+        """The steps of a run's last plan; parts that are damaged are left out."""
+        folder = RunDir(run)
+        stamp = stamp_of(folder.recipe_path)
+        known = self._recipes.get(run)
+        if known is None or known[0] != stamp:
+            # To read the YAML takes longer than all the rest of a request.
+            known = self._recipes[run] = (stamp, _configs(folder.recipe_path))
+        try:
+            steps = folder.steps()
+        except (OSError, ValueError, TastemakerError):
+            return []
+        told = known[1]
+        return [Step(s.name, s.stage, s.path, told.get(s.name, {}), _finished(s)) for s in steps]
+
+    def output_named(self, run: Path, value: object, *kinds: str) -> Path | None:
+        """What a field of a step's configuration names: a step, another run, or a path."""
+        if not isinstance(value, str):
+            return None
+        own = self.steps(run)
+        for step in own:
+            if step.name == value:
+                return next((path for kind in kinds if (path := step.output(kind))), None)
+        path = Path(value).expanduser()
+        for place in (path, run.parent / path):
+            if not place.exists():
+                continue
+            for step in reversed(own if place.resolve() == run.resolve() else self.steps(place)):
+                for kind in kinds:
+                    if (found := step.output(kind)) is not None:
+                        return found
+            if not (place / "steps.json").exists():
+                return place
+        return None
+
 
 def thing_at(path: Path, kind: Kind, root: Path) -> Thing:
     """The thing in a folder."""
@@ -111,40 +156,26 @@ def thing_at(path: Path, kind: Kind, root: Path) -> Thing:
 
 def steps_of(run: Path) -> list[Step]:
     """The steps of a run's last plan; parts that are damaged are left out."""
-    folder = RunDir(run)
-    try:
-        text = folder.recipe_path.read_text(encoding="utf-8")
-        recipe = parse_yaml(text, "recipe.yaml").value
-        planned = recipe.get("steps", []) if isinstance(recipe, dict) else []
-    except (OSError, ValueError, TastemakerError):
-        planned = []
-    configs = {step["name"]: step for step in planned if isinstance(step, dict) and "name" in step}
-    try:
-        steps = folder.steps()
-    except (OSError, ValueError, TastemakerError):
-        return []
-    return [Step(s.name, s.stage, s.path, configs.get(s.name, {}), _finished(s)) for s in steps]
+    return Library(run).steps(run)
 
 
-def output_named(run: Path, value: object, *kinds: str) -> Path | None:
-    """What a field of a step's configuration names: a step of the run, another run, or a path."""
-    if not isinstance(value, str):
+def _configs(recipe: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Step -> what the recipe of a run's last plan says of it."""
+    try:
+        told = parse_yaml(recipe.read_text(encoding="utf-8"), "recipe.yaml").value
+        planned = told.get("steps", []) if isinstance(told, dict) else []
+    except (OSError, ValueError, TastemakerError):
+        return {}
+    return {step["name"]: step for step in planned if isinstance(step, dict) and "name" in step}
+
+
+def stamp_of(file: Path | str) -> tuple[int, int] | None:
+    """What changes when a file is written; None where there is none."""
+    try:
+        status = Path(file).stat()
+    except OSError:
         return None
-    own = steps_of(run)
-    for step in own:
-        if step.name == value:
-            return next((path for kind in kinds if (path := step.output(kind))), None)
-    path = Path(value).expanduser()
-    for place in (path, run.parent / path):
-        if not place.exists():
-            continue
-        for step in reversed(own if place.resolve() == run.resolve() else steps_of(place)):
-            for kind in kinds:
-                if (found := step.output(kind)) is not None:
-                    return found
-        if not (place / "steps.json").exists():
-            return place
-    return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _finished(step: StepDir) -> Manifest | None:

@@ -1,8 +1,9 @@
 """Where votes are given: the rating of a collection or a study, with the people in it."""
 
+import hmac
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -29,20 +30,13 @@ class Room:
     thing: Thing
     ballot: Ballot
     people: People
-    _shown: dict[str, Shown] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock)
-
-    def remember(self, shown: list[Shown]) -> None:
-        """Keep pairs at hand that a page will ask the pictures of."""
-        with self._lock:
-            self._shown |= {one.vote_id: one for one in shown}
 
     def pair(self, vote_id: str, rater: Rater) -> Shown | None:
         """A pair that was given to a rater, also before the server was started."""
-        if vote_id not in self._shown:
-            self.remember(self.people.shown(self.ballot.study))
-        shown = self._shown.get(vote_id)
-        return shown if shown is not None and shown.rater == rater.id else None
+        shown = self.people.shown_as(vote_id)
+        if shown is None or (shown.rater, shown.study) != (rater.id, self.ballot.study):
+            return None
+        return shown
 
     def link(self, rater: Rater) -> str:
         """The path of a rater's page."""
@@ -107,8 +101,13 @@ class Rooms:
             room = self.room(room_id)
         except InputError:
             return None
-        rater = room.people.rater_of(token) if room is not None else None
-        return None if room is None or rater is None else (room, rater)
+        if room is None:
+            return None
+        # All are compared, each in constant time, so that no answer tells how much was right.
+        given = token.encode(errors="replace")
+        raters = room.people.raters()
+        found = [one for one in raters if hmac.compare_digest(one.token.encode(), given)]
+        return (room, found[0]) if found else None
 
     def close(self) -> None:
         """Close the databases."""

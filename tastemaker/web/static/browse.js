@@ -1,6 +1,6 @@
 // The pictures of a collection: filters, verdicts, and what another limit would keep.
 
-import { $, Grid, ask, counted, isTyping, later, options, settings } from "./grid.js";
+import { $, Grid, ask, counted, damage, isPressing, isTyping, later, options, send, settings } from "./grid.js";
 
 const { base } = settings();
 const CARD = 168;
@@ -9,9 +9,10 @@ let down = true, sweep = null, open = null;
 
 const grid = new Grid($("scroller"), {
   perRow: (width) => Math.max(2, Math.floor(width / CARD)),
-  rowHeight: (width) => Math.round(width / Math.max(2, Math.floor(width / CARD))) + 22,
+  rowHeight: (width) => Math.round(width / Math.max(2, Math.floor(width / CARD))) + 18,
   fetch: (offset, limit) => ask(`${base}/rows?${new URLSearchParams({ ...wanted(), offset, limit })}`, $("problem")),
   paint: card,
+  none: "No picture fits these filters.",
   told: (total) => { $("told").textContent = `${counted(total)} of ${counted(facts.total)} pictures`; },
 });
 
@@ -19,13 +20,13 @@ function wanted() {
   const [verdict, rule] = $("verdict").value.split("|");
   return {
     q: $("q").value, sql: $("sql").value, sort: $("sort").value, down, curation: $("curation").value || -1,
-    verdict: verdict ?? "", rule: rule ?? "",
+    verdict: verdict ?? "", rule: rule ?? "", marked: $("marked").value,
   };
 }
 
 function card(cell, item, index) {
-  if (cell.shows === item.id + index) return;
-  cell.shows = item.id + index;
+  if (cell.shows === item.id + index + item.mark) return;
+  cell.shows = item.id + index + item.mark;
   const image = new Image();
   image.decoding = "async"; image.alt = item.text || item.name; image.src = `${base}/t/${item.id}`;
   const label = document.createElement("span");
@@ -33,8 +34,37 @@ function card(cell, item, index) {
   cell.title = `${item.name}${item.rule ? `\ndropped: ${item.rule}` : ""}`;
   cell.classList.toggle("dropped", item.kept === false);
   cell.classList.toggle("kept", item.kept === true);
-  cell.replaceChildren(image, label);
+  cell.classList.toggle("keep", item.mark === "keep");
+  cell.classList.toggle("reject", item.mark === "reject");
+  cell.replaceChildren(image, label, ...badge(item.mark));
   cell.onclick = () => { grid.cursor = index; grid.go(index); detail(item.id); };
+}
+
+function badge(mark) {
+  if (!mark) return [];
+  const text = document.createElement("i");
+  text.textContent = mark === "keep" ? "✓ keep" : "✕ reject";
+  return [text];
+}
+
+// A mark by hand; the same once more takes it back.
+async function mark(value) {
+  const item = grid.item(grid.cursor);
+  if (!item) return;
+  const before = item.mark;
+  item.mark = before === value ? null : value;
+  grid.repaint(); press(item.mark);
+  try {
+    await send(`${base}/mark`, { picture: item.id, mark: item.mark });
+  } catch (error) {
+    item.mark = before;
+    grid.repaint(); press(before);
+    $("problem").textContent = error.message; $("problem").hidden = false;
+  }
+}
+
+function press(mark) {
+  for (const button of $("detail").querySelectorAll("[data-mark]")) button.setAttribute("aria-pressed", button.dataset.mark === mark);
 }
 
 async function detail(id) {
@@ -60,7 +90,15 @@ async function detail(id) {
   }
   const close = document.createElement("button");
   close.textContent = "✕"; close.setAttribute("aria-label", "Close"); close.onclick = shut;
-  box.replaceChildren(close, image, list);
+  const marks = document.createElement("p");
+  marks.className = "row";
+  for (const [value, text, key] of [["keep", "Keep", "k"], ["reject", "Reject", "r"]]) {
+    const button = document.createElement("button"), hint = document.createElement("kbd");
+    hint.textContent = key; button.append(text, hint); button.dataset.mark = value; button.onclick = () => mark(value);
+    marks.append(button);
+  }
+  box.replaceChildren(close, image, marks, list);
+  press(grid.item(grid.cursor)?.mark ?? null);
   box.hidden = false;
 }
 
@@ -115,9 +153,9 @@ const near = later(() => {
 
 function setDown(is) {
   down = is;
-  $("down").setAttribute("aria-pressed", is);
   $("down").textContent = is ? "↓" : "↑";
   $("down").title = is ? "Largest first" : "Smallest first";
+  $("down").setAttribute("aria-label", $("down").title);
 }
 
 function verdicts() {
@@ -134,26 +172,28 @@ function verdicts() {
 // --- keys and wishes -----------------------------------------------------------------------------
 
 document.addEventListener("keydown", (event) => {
-  if (isTyping(event.target) || event.ctrlKey || event.metaKey || event.altKey || event.target.type === "range") return;
+  if (isTyping(event.target) || event.ctrlKey || event.metaKey || event.altKey || event.target.type === "range" || isPressing(event)) return;
   const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -grid.perRow, ArrowDown: grid.perRow, PageUp: -4 * grid.perRow, PageDown: 4 * grid.perRow }[event.key];
   if (step) { grid.move(step); if (open) { const item = grid.item(grid.cursor); if (item) detail(item.id); } }
   else if (event.key === "Home") grid.go(0);
   else if (event.key === "End") grid.go(grid.total - 1);
   else if (event.key === "Enter" || event.key === " ") { const item = grid.item(grid.cursor); if (item) detail(item.id); }
   else if (event.key === "Escape" && open) shut();
+  else if (event.key === "k") mark("keep");
+  else if (event.key === "r" || event.key === "x") mark("reject");
   else return;
   event.preventDefault();
 });
 
 const again = later(() => grid.reload());
 for (const id of ["q", "sql"]) $(id).addEventListener("input", again);
-for (const id of ["verdict", "sort"]) $(id).addEventListener("change", () => grid.reload());
+for (const id of ["verdict", "sort", "marked"]) $(id).addEventListener("change", () => grid.reload());
 $("curation").addEventListener("change", () => { verdicts(); grid.reload(); whatIf(); });
 $("down").onclick = () => { setDown(!down); grid.reload(); };
 $("more").onclick = () => {
   const is = $("panel").hidden;
   $("panel").hidden = !is;
-  $("more").setAttribute("aria-pressed", is);
+  $("more").setAttribute("aria-expanded", is);
 };
 $("column").addEventListener("change", whatIf);
 $("limit").addEventListener("input", () => { outcome(); near(); });
@@ -165,6 +205,7 @@ async function begin() {
   await first;
   if (!told) return;
   facts = told;
+  damage(told.problems);
   options($("sort"), [["", "as collected"], ...facts.numbers.map((name) => [name, name])], "");
   options($("curation"), [[-1, "none"], ...facts.curations.map((one, number) => [number, one.name])], facts.curations.length ? 0 : -1);
   options($("column"), [["", "choose a column"], ...facts.addresses.map((name) => [name, name])], "");

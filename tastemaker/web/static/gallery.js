@@ -1,9 +1,9 @@
 // Prompts by models: rows of pictures that began with the same noise, sorted by what differs.
 
-import { $, Grid, ask, counted, isTyping, later, options, send, settings } from "./grid.js";
+import { $, Grid, ask, counted, damage, isPressing, isTyping, later, options, send, settings } from "./grid.js";
 
 const { base } = settings();
-const HEAD = 46;
+const HEAD = 42;
 const ORDERS = {
   prompt: "prompt", gain: "most better in the second", loss: "most worse in the second",
   apart: "largest difference", people: "people prefer the second", disagreement: "people against score",
@@ -18,12 +18,13 @@ const address = (kind, item, model) =>
 
 const grid = new Grid($("scroller"), {
   perRow: () => 1,
-  rowHeight: (width) => HEAD + Math.min(320, Math.max(72, (width - 32) / Math.max(1, facts.models.length))) + 8,
+  rowHeight: (width) => HEAD + Math.min(320, Math.max(72, (width - 24 - 6 * (facts.models.length - 1)) / Math.max(1, facts.models.length))) + 8,
   async fetch(offset, limit) {
     const query = new URLSearchParams({ ...wanted(), offset, limit });
     return ask(`${base}/rows?${query}`, $("problem"));
   },
   paint: row,
+  none: "No prompt fits these filters.",
   told: (total) => { $("told").textContent = `${counted(total)} of ${counted(facts.total)} rows`; },
 });
 
@@ -78,10 +79,7 @@ function paintFigure(figure, item, model) {
 function note(item) {
   const { a, b } = chosen();
   const parts = [];
-  if (item.scores && a !== b && item.scores[a] != null && item.scores[b] != null) {
-    const gain = item.scores[b] - item.scores[a];
-    parts.push(`score ${gain >= 0 ? "+" : "−"}${Math.abs(gain).toFixed(3)}`);
-  }
+  if (item.gain != null && a !== b) parts.push(`score ${item.gain >= 0 ? "+" : "−"}${Math.abs(item.gain).toFixed(3)}`);
   if (item.people != null) parts.push(`people ${item.people > 0 ? "for the second" : item.people < 0 ? "for the first" : "undecided"} (${(item.people > 0 ? "+" : "") + item.people.toFixed(2)})`);
   if (item.disagreement > 0) parts.push("they disagree");
   if (!item.same) parts.push(item.seed ? "not the same noise" : "");
@@ -101,7 +99,7 @@ async function show(index) {
   const others = facts.models.map((_, model) => model).filter((model) => model !== column && item.there[model]);
   const left = a !== b && item.there[a] ? a : column;
   const right = a !== b && item.there[b] ? b : (others[0] ?? column);
-  $("beside").hidden = false;
+  if ($("beside").hidden) { $("beside").hidden = false; $("beside").focus(); }
   $("beside-prompt").textContent = item.prompt || item.prompt_id;
   $("beside-note").textContent = note(item).textContent;
   $("under").src = address("p", item, right);
@@ -130,24 +128,33 @@ async function mark(value) {
   // Side by side the mark is for the picture with more room.
   const model = open >= 0 ? Number(edge >= 50 ? $("beside").dataset.left : $("beside").dataset.right) : column;
   if (!item.there[model]) return;
-  item.marks[model] = item.marks[model] === value ? null : value;
+  const before = item.marks[model];
+  item.marks[model] = before === value ? null : value;
   grid.repaint();
   if (open >= 0) show(open);
   try {
     await send(`${base}/mark`, { model: facts.models[model], prompt_id: item.prompt_id, index: item.index, mark: item.marks[model] });
-  } catch (error) { $("problem").textContent = error.message; $("problem").hidden = false; }
+  } catch (error) {
+    item.marks[model] = before;
+    grid.repaint();
+    $("problem").textContent = error.message; $("problem").hidden = false;
+  }
 }
 
+function step(by) {
+  if (Number.isFinite(by)) grid.move(by); else grid.go(by < 0 ? 0 : grid.total - 1);
+  if (open >= 0) { open = grid.cursor; show(open); }
+}
+const flicker = () => cut(edge > 50 ? 0 : 100);
+
 document.addEventListener("keydown", (event) => {
-  if (isTyping(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (isTyping(event.target) || event.ctrlKey || event.metaKey || event.altKey || isPressing(event)) return;
   const wide = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   const steps = { ArrowUp: -1, ArrowDown: 1, PageUp: -5, PageDown: 5, Home: -Infinity, End: Infinity }[event.key];
-  if (steps !== undefined) {
-    if (Number.isFinite(steps)) grid.move(steps); else grid.go(steps < 0 ? 0 : grid.total - 1);
-    if (open >= 0) { open = grid.cursor; show(open); }
-  } else if (wide && open >= 0) cut(edge + 5 * wide);
+  if (steps !== undefined) step(steps);
+  else if (wide && open >= 0) cut(edge + 5 * wide);
   else if (wide) { column = Math.max(0, Math.min(facts.models.length - 1, column + wide)); paintColumn(); }
-  else if (event.key === " " && open >= 0) cut(edge > 50 ? 0 : 100);
+  else if (event.key === " " && open >= 0) flicker();
   else if ((event.key === "Enter" || event.key === " ") && grid.cursor >= 0) show(grid.cursor);
   else if (event.key === "Escape" && open >= 0) close();
   else if (event.key === "k") mark("keep");
@@ -162,6 +169,8 @@ $("overlay").addEventListener("pointermove", (event) => {
     cut(100 * (event.clientX - box.left) / box.width);
   }
 });
+const acts = { before: () => step(-1), after: () => step(1), flicker, keep: () => mark("keep"), reject: () => mark("reject") };
+for (const button of $("beside").querySelectorAll("[data-act]")) button.onclick = () => { acts[button.dataset.act](); $("beside").focus(); };
 $("beside-close").onclick = close;
 $("beside").addEventListener("click", (event) => { if (event.target === $("beside")) close(); });
 for (const kind of ["csv", "jsonl"]) $(`export-${kind}`).onclick = () => { location.href = `${base}/marks.${kind}`; };
@@ -179,11 +188,19 @@ async function begin() {
   const told = await ask(`${base}/facts`, $("problem"));
   if (!told) return;
   facts = told;
-  if (!facts.models.length) { $("told").textContent = "no generated pictures here yet"; return; }
+  damage(told.problems);
+  if (!facts.models.length) {
+    $("tools").hidden = $("heads").hidden = true;
+    const empty = document.createElement("p");
+    empty.className = "none"; empty.textContent = "No generated pictures here yet.";
+    $("scroller").replaceChildren(empty);
+    document.body.dataset.state = "ready";
+    return;
+  }
   const models = facts.models.map((name, number) => [number, name]);
   options($("a"), models, 0);
   options($("b"), models, Math.min(1, models.length - 1));
-  options($("scorer"), facts.scorers.map((name) => [name, name]), facts.scorers[0]);
+  options($("scorer"), facts.scorers.map(({ name, lower }) => [name, lower ? `${name} (less is better)` : name]), facts.scorers[0]?.name);
   options($("category"), [["", "all"], ...facts.categories.map((name) => [name, name])], "");
   const possible = Object.entries(ORDERS).filter(([name]) => name === "prompt"
     || (["gain", "loss", "apart"].includes(name) && facts.scorers.length)

@@ -14,7 +14,9 @@ export class Grid {
     this.cursor = -1;
     this.space = document.createElement("div");
     this.space.className = "space";
-    scroller.replaceChildren(this.space);
+    this.none = document.createElement("p");
+    this.none.className = "none"; this.none.hidden = true; this.none.textContent = parts.none ?? "Nothing fits.";
+    scroller.replaceChildren(this.space, this.none);
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     scroller.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
     new ResizeObserver(() => this.layout()).observe(scroller);
@@ -42,6 +44,7 @@ export class Grid {
     this.shown = Math.min(this.height, TALLEST);
     this.space.style.height = `${this.shown}px`;
     this.scroller.style.setProperty("--per-row", this.perRow);
+    this.none.hidden = this.#total > 0;
     for (const row of this.#rows.values()) row.remove();
     this.#rows.clear();
     this.#paint();
@@ -144,7 +147,7 @@ export class Grid {
       const far = [...this.#pages.keys()].sort((a, b) => Math.abs(b - page) - Math.abs(a - page))[0];
       this.#pages.delete(far); this.#asked.delete(far);
     }
-    if (told.total !== this.#total) { this.#total = told.total; this.parts.told?.(told.total); this.layout(); }
+    if (told.total !== this.#total || !told.total) { this.#total = told.total; this.parts.told?.(told.total); this.layout(); }
     else this.repaint();
   }
 }
@@ -185,4 +188,8 @@ export function options(select, pairs, chosen) {
 }
 
 export const counted = (number) => number.toLocaleString("en");
+// A button that has the focus is pressed by these keys; they mean nothing else then.
+export const isPressing = (event) => ["Enter", " "].includes(event.key) && event.target.closest("button, a, summary") !== null;
+// What could not be read stays in sight, whatever else goes wrong or well.
+export function damage(problems) { $("damage").textContent = problems.join(" "); $("damage").hidden = !problems.length; }
 export const isTyping = (target) => target.matches("input:not([type=range]), textarea, select");

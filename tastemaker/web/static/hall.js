@@ -1,10 +1,11 @@
 // Who rates: names, links, and how far each one is.
 
-import { $, ask, send, settings } from "./grid.js";
+import { $, ask, counted, send, settings } from "./grid.js";
 
 const told = settings();
 
-function paint({ raters }) {
+function paint({ raters, votes, from }) {
+  $("sum").textContent = votes ? `${counted(votes)} answers by ${from} ${from === 1 ? "rater" : "raters"}` : "No answers yet.";
   $("raters").hidden = $("raters-title").hidden = !raters.length;
   $("raters").tBodies[0].replaceChildren(...raters.map((rater) => {
     const row = document.createElement("tr");
