@@ -32,6 +32,7 @@ from tastemaker.report.grids import RowOfPictures, write_sheet
 from tastemaker.stats.paired import mean_interval, paired_difference
 from tastemaker.stats.winrate import wilson
 from tastemaker.store.images import load_image
+from tastemaker.store.rundir import RunDir
 from tastemaker.store.samples import read_samples
 from tastemaker.store.scores import read_scores
 
@@ -61,43 +62,42 @@ def main() -> None:
     options = parser.parse_args()
     seeds = options.seeds or ([0, 1, 2] if options.full else [0])
     out = options.out / ("full" if options.full else "short")
-    for seed in seeds:
-        for method in options.methods:
-            _run(method, seed, out, () if options.full else SHORT)
+    arguments = () if options.full else SHORT
+    runs = {
+        method: [_run(method, seed, out / f"seed-{seed}", arguments) for seed in seeds]
+        for method in options.methods
+    }
     for method in options.methods if options.pictures else ():
-        _sheet(_place(out, method, seeds[0]), method, options.pictures)
+        _sheet(runs[method][0], method, options.pictures)
     print("| method | comparison | seed | win rate | style before | style after | text |")
     print("|---|---|---|---|---|---|---|")
     for method in options.methods:
         for pattern in COMPARISONS:
             step = pattern.format(METHODS[method])
-            style = [_values(_place(out, method, seed), step, "style") for seed in seeds]
-            text = [_values(_place(out, method, seed), step, "image_text") for seed in seeds]
+            style = [_values(places[step], "style") for places in runs[method]]
+            text = [_values(places[step], "image_text") for places in runs[method]]
             for seed, margins, cosines in zip(seeds, style, text, strict=True):
                 print(_line(method, step, str(seed), margins, cosines))
             if len(seeds) > 1:
                 print(_line(method, step, "**all**", _together(style), _together(text)))
 
 
-def _place(out: Path, method: str, seed: int) -> Path:
-    # The methods of a seed share a folder, and with it every step that they have in common.
-    return out / f"seed-{seed}"
-
-
-def _run(method: str, seed: int, out: Path, arguments: Sequence[str]) -> None:
+def _run(method: str, seed: int, place: Path, arguments: Sequence[str]) -> dict[str, Path]:
+    """Step -> its folder. The methods of a seed share `place`, and so every step in common."""
     began = time.process_time()
-    place = _place(out, method, seed)
     code = tastemaker(["run", f"tiny/{method}", *arguments, f"seed={seed}", "-o", str(place)])
     if code:
         sys.exit(code)
     spent = time.process_time() - began
     print(f"tiny/{method}, seed {seed}: {spent:.0f} CPU seconds", file=sys.stderr)
+    return {step.name: step.path for step in RunDir(place).steps()}
 
 
-def _sheet(place: Path, method: str, folder: Path) -> None:
+def _sheet(places: Mapping[str, Path], method: str, folder: Path) -> None:
     """Twelve prompts by the hash of their ids, so by lot, each drawn from one noise."""
     called = METHODS[method]
-    folders = [_newest(place, name) for name in ("base", "sft-drawn", f"{called}-drawn")]
+    names = ("base", "sft-drawn", f"{called}-drawn")
+    folders = [places[name] / "samples" for name in names]
     drawn = [[s for s in read_samples(place) if not s.sample_index] for place in folders]
     files = [
         {s.prompt_id: place / s.file for s in some}
@@ -113,23 +113,12 @@ def _sheet(place: Path, method: str, folder: Path) -> None:
     write_sheet(folder / f"{method}.png", ("base", "fine-tuned", called), rows, tiles=12)
 
 
-def _newest(place: Path, step: str) -> Path:
-    """The samples of a step: older ones are of other settings."""
-    return max((place / "steps" / step).glob("*/samples"), key=_age)
-
-
-def _values(place: Path, step: str, scorer: str) -> Values:
-    """Newest result of a step: the others are of other settings."""
-    found = sorted((place / "steps" / step).glob("*/scores/scores.parquet"), key=_age)
+def _values(place: Path, scorer: str) -> Values:
     values: Values = {"before": {}, "after": {}}
-    for row in read_scores(found[-1]):
+    for row in read_scores(place / "scores" / "scores.parquet"):
         if row["scorer"] == scorer:
             values[row["model"]].setdefault(row["prompt_id"], []).append(row["value"])
     return values
-
-
-def _age(path: Path) -> float:
-    return path.stat().st_mtime
 
 
 def _together(seeds: Sequence[Values]) -> Values:

@@ -202,7 +202,7 @@ def test_a_small_recipe_runs_from_end_to_end(name: str, ran: Callable[[str], Pat
         place = output(run, pattern.format(METHODS[name]), "scores/summary.json")
         lines = {line["name"]: line for line in json.loads(place.read_text())["scores"]}
         for figure in ("style_share", "image_text"):
-            difference = lines[figure]["difference"]
+            difference = lines[figure]["against"]["after"]["difference"]
             assert difference["low"] <= difference["estimate"] <= difference["high"]
 
 
