@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check fmt bench docs recipes constraints clean
+.PHONY: help setup demo test check fmt bench docs recipes twins constraints clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,20 +58,26 @@ bench: $(VENV)/.dev  ## speed of the parts that matter, in CPU seconds
 docs: $(VENV)/.dev  ## build the docs into site/; a broken link or anchor is an error
 	$(BIN)/zensical build --clean --strict
 
-recipes: $(VENV)/.dev  ## run the tiny recipes and the twins end to end; long trainings with a few steps only
-	$(BIN)/tastemaker run tiny/smoke -o runs/tiny/smoke
-	$(BIN)/tastemaker run tiny/vae images=64 -o runs/tiny/vae
-	$(BIN)/tastemaker run tiny/clip images=256 -o runs/tiny/clip
-	$(BIN)/tastemaker run tiny/base images=64 autoencoder=runs/tiny/vae -o runs/tiny/base
-	$(BIN)/tastemaker run tiny/funnel -o runs/tiny/funnel
-	$(BIN)/tastemaker run tiny/demo images=64 before.steps=2 after.steps=2 -o runs/tiny/demo
-	$(BIN)/tastemaker run sdxl_lora_style pictures=demo:openmoji model=tiny-sdxl size=64 images=32 \
+RECIPES := smoke vae clip base funnel demo sdxl_lora_style generate evaluate best_checkpoint quality_model study
+recipes: $(addprefix recipe-,$(RECIPES)) twins  ## run the tiny recipes and the twins end to end; long trainings with a few steps only
+
+# What a recipe is given beside its name, to be short. `make -j2 recipes` runs two at a time.
+recipe-vae: ARGUMENTS := images=64
+recipe-clip: ARGUMENTS := images=256
+recipe-base: ARGUMENTS := images=64 autoencoder=runs/tiny/vae
+recipe-base: recipe-vae
+recipe-demo: ARGUMENTS := images=64 before.steps=2 after.steps=2
+recipe-best_checkpoint: ARGUMENTS := images=64 every=32 tests=4 judge=20
+recipe-quality_model: ARGUMENTS := votes=400
+
+recipe-%: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/tastemaker run tiny/$* $(ARGUMENTS) -o runs/tiny/$*
+
+recipe-sdxl_lora_style: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/tastemaker run sdxl_lora_style pictures=demo:openmoji model=tiny-sdxl size=64 images=32 \
 		before.steps=2 after.steps=2 -o runs/tiny/sdxl_lora_style
-	$(BIN)/tastemaker run tiny/generate -o runs/tiny/generate
-	$(BIN)/tastemaker run tiny/evaluate -o runs/tiny/evaluate
-	$(BIN)/tastemaker run tiny/best_checkpoint images=64 every=32 tests=4 judge=20 -o runs/tiny/best_checkpoint
-	$(BIN)/tastemaker run tiny/quality_model votes=400 -o runs/tiny/quality_model
-	$(BIN)/tastemaker run tiny/study -o runs/tiny/study
+
+twins: $(VENV)/.dev
 	TASTEMAKER_SLOW=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_recipe_twins.py \
 		tests/test_alignment_recipes.py
 
