@@ -13,12 +13,10 @@ from typing import Any
 import pytest
 
 from tastemaker.cli.app import main
-from tastemaker.recipe.find import packaged_recipes
-from tastemaker.recipe.load import load_recipe
-from tastemaker.recipe.schema import Recipe, RecipeFile, Step
-from tastemaker.recipe.yaml_text import parse_yaml
+from tastemaker.recipe.schema import Step
 from tastemaker.store.hashing import hash_file, hash_folder
 from tastemaker.store.pair_sets import PairSet
+from tests.packaged import recipe
 
 REAL = (
     "dpo_sd15",
@@ -35,14 +33,6 @@ SHORT = ("prompts=8", "pairs=64", "tests=4", "judge=20")
 LIBRARY = "ignore:__array__ implementation:DeprecationWarning"
 
 
-@cache
-def recipe(name: str, *words: str) -> Recipe:
-    path = packaged_recipes()[name]
-    arguments = RecipeFile.model_validate(parse_yaml(path.read_text(), name).value).arguments
-    given = [f"{a}=somewhere" for a, b in arguments.items() if b.required]
-    return load_recipe(name, [*given, *words])
-
-
 def fits(name: str) -> dict[str, dict[str, Any]]:
     steps = recipe(name).steps
     return {s.name: s.config.model_dump() for s in steps if s.stage.name == "fit_pairs"}
@@ -53,18 +43,6 @@ def step(name: str, called: str) -> dict[str, Any]:
 
 
 # --- what can be told without running -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", REAL)
-def test_every_stated_value_is_one_of_the_recipes(name: str) -> None:
-    found = recipe(name)
-    steps = {s.name: s.config.model_dump() for s in found.steps}
-    assert found.stated
-    for path, source in found.stated.items():
-        value: Any = steps
-        for part in path.split("."):
-            value = value[int(part)] if isinstance(value, list | tuple) else value[part]
-        assert len(source) > 5
 
 
 @pytest.mark.parametrize("name", [*REAL, *(f"tiny/{name}" for name in METHODS)])

@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 
 from tastemaker.cli.app import main
-from tastemaker.recipe.find import packaged_recipes
-from tastemaker.recipe.load import load_recipe
-from tastemaker.recipe.schema import Recipe, RecipeFile, Step
-from tastemaker.recipe.yaml_text import parse_yaml
+from tastemaker.recipe.schema import Step
+from tests.packaged import recipe
 
 TWINS = (
     "bigasp_sdxl",
@@ -28,13 +26,6 @@ OF_THE_SCALE = {
     *("collection", "selection", "model", "cache", "seed"),
 }
 """What a twin may do otherwise: it is smaller, on a CPU, and finds its words elsewhere."""
-
-
-@cache
-def recipe(name: str) -> Recipe:
-    path = packaged_recipes()[name]
-    arguments = RecipeFile.model_validate(parse_yaml(path.read_text(), name).value).arguments
-    return load_recipe(name, [f"{a}=somewhere" for a, b in arguments.items() if b.required])
 
 
 def step(name: str, called: str) -> Step:
@@ -68,18 +59,6 @@ def test_a_twin_trains_as_its_recipe_does(name: str) -> None:
         assert twin["optimizer"][key] == own["optimizer"][key], key
     for key in ("kind", "empty", "priority", "alias_share"):
         assert twin["prompts"].get(key) == own["prompts"].get(key), key
-
-
-@pytest.mark.parametrize("name", TWINS)
-def test_every_stated_value_is_one_of_the_recipes(name: str) -> None:
-    found = recipe(name)
-    steps = {s.name: s.config.model_dump() for s in found.steps}
-    assert found.stated
-    for path, source in found.stated.items():
-        value: Any = steps
-        for part in path.split("."):
-            value = value[int(part)] if isinstance(value, list | tuple) else value[part]
-        assert len(source) > 5
 
 
 @pytest.mark.parametrize("name", [*TWINS, *(f"tiny/{name}" for name in TWINS)])
