@@ -68,22 +68,27 @@ def test_the_recipe_draws_chooses_and_exports(tmp_path: Path, tell: Tell) -> Non
     assert code == 0, said
     drawn = one(run, "steps/drawn/*/sets")
     sets = read_sets(drawn)
-    assert [(s.side, s.images) for s in sets] == [("base", 0), ("at-32", 32), ("at-64", 64)]
+    images = [s.images for s in sets]
+    names = ["base", *(f"at-{n}" for n in images[1:])]
+    assert [s.side for s in sets] == names
+    # An epoch ends with a smaller batch, so the last step may go past the 64.
+    assert images[:2] == [0, 32]
+    assert 64 <= images[2] < 64 + 16
     pictures = [read_samples(drawn / s.side) for s in sets]
     seeds = [[(p.prompt_id, p.seed) for p in found] for found in pictures]
     assert seeds[0] == seeds[1] == seeds[2]
     assert len({found[0].settings for found in pictures}) == 3
 
     summary = json.loads(one(run, "steps/best/*/scores/summary.json").read_text())
-    assert (summary["sides"], summary["reference"]) == (["base", "at-32", "at-64"], "base")
+    assert (summary["sides"], summary["reference"]) == (names, "base")
     curve = {p["side"]: p["images"] for p in summary["choice"]["curve"]}
-    assert curve == {"base": 0, "at-32": 32, "at-64": 64}
+    assert curve == dict(zip(names, images, strict=True))
     best = summary["choice"]["best"]
     place = one(run, "steps/best/*") / results(run, "best")["outputs"]["checkpoint"]
-    assert f"at-{32 * int(place.name[5:]) // 2}" == best
+    step = int(place.name[5:])
+    assert best == names[1 if step == 2 else 2]
 
     # What was exported is what was chosen.
-    step = int(place.name[5:])
     stored = CheckpointStore(place.resolve().parent).load(step).tensors["weights"]
     out = load_file(one(run, "steps/export/*/adapter/pytorch_lora_weights.safetensors"))
     values = [sorted(float(t.double().sum()) for t in group.values()) for group in (stored, out)]

@@ -175,8 +175,8 @@ def test_what_if_of_an_unknown_column(tell, collected: Path) -> None:
         (("pictures",), "which holds no catalogue; expected a collection, or the run folder"),
         (("run", "within=pictures"), "recipe.curate.within: got"),
         (
-            ("run", "a", "b", "c"),
-            "tastemaker curate: got 4 places; expected at most 3: collection, within, quality",
+            ("run", "a", "b", "c", "d"),
+            "got 5 places; expected at most 4: collection, within, quality, marks",
         ),
         (("run", "rules=[{rule: rang, column: h}]"), "Did you mean 'range'?"),
         (

@@ -34,13 +34,15 @@ def _vote(folder: Path) -> None:
     with People(folder / FILE) as people:
         rows = [people.add_rater(f"rater {n}", now=0.0) for n in range(5)]
         now, first = 1.0, True
-        (slow,) = next_pairs(people, ballot, rows[0].id, 1, now=0.0)
+        given = next_pairs(people, ballot, rows[0].id, 5, now=0.0)
+        slow = next(one for one in given if one.reason == "random")
+        skipped = next(p.id for p in PROMPTS if p.id != slow.prompt)
         for number, rater in enumerate(rows):
             while shown := next_pairs(people, ballot, rater.id, 1, now=now + 1000):
                 now += 2000
                 liked = LIKED[int(shown[0].prompt[1:]) % len(LIKED)]
                 choice = "a" if shown[0].a == liked else "b"
-                if number == 4 and shown[0].prompt == "p05":
+                if number == 4 and shown[0].prompt == skipped:
                     choice = "skip"
                 elif number == 3:
                     choice = "b" if choice == "a" else "a"
