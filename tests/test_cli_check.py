@@ -64,6 +64,24 @@ def test_a_sound_recipe(tell: Tell) -> None:
     assert out.endswith("small is ready to run: 4 steps checked.\n")
 
 
+def test_a_model_that_an_earlier_step_trains_is_looked_at_as_what_that_step_starts_from(
+    tell: Tell,
+) -> None:
+    """Rounds of self-play and self-reward are."""
+    first = RECIPE.replace("    images_total", "    method: {kind: full}\n    images_total")
+    fit = first[first.index("  - name: fit") :]
+    rounds = [
+        fit.replace("name: fit", f"name: fit-{n}").replace("$model", before)
+        for n, before in ((2, "fit"), (3, "fit-2"))
+    ]
+    Path("rounds.yaml").write_text(first + "".join(rounds))
+    code, out = tell("check", "rounds.yaml", "pictures=pics")
+    assert code == 0, out
+    assert out.count("licence of the base model: CC BY-SA 4.0 (model card)") == 3
+    assert out.count("memory of whole networks in fp32, 4 pictures of 32x32 a pass:") == 3
+    assert "cannot be told" not in out
+
+
 def test_everything_at_once_and_the_worst_first(tell: Tell, tmp_path: Path) -> None:
     (tmp_path / "pics" / "05.png").write_bytes(b"broken")
     (tmp_path / "pics" / "06.txt").unlink()

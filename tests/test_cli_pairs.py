@@ -34,6 +34,7 @@ def kohya(folder: Path) -> None:
     picture(folder / "l" / "bare.png", 6)
     (folder / "w" / "broken.png").write_bytes(b"no picture")
     picture(folder / "l" / "broken.png", 7)
+    picture(folder / "w" / "alone.png", 8)
     (folder / "w" / "broken.txt").write_text("broken")
 
 
@@ -49,8 +50,12 @@ def test_kohyas_folders(tell, work: Path) -> None:
         pictures = made(told).pictures()
         assert Path(pictures[pair.winner].path).parent.name == "w"
         assert Path(pictures[pair.loser].path).parent.name == "l"
-    assert dropped(told) == {"no prompt": 1, "a picture that is not usable": 1}
-    assert (told.counts["comparisons"], told.counts["held out"]) == (4, 1)
+    assert dropped(told) == {
+        "no prompt": 1,
+        "a picture that is not usable": 1,
+        "no picture of this name in l/": 1,
+    }
+    assert (told.counts["comparisons"], told.counts["held out"]) == (5, 1)
     again = tell("pairs", "collection=run", "-o", "run", "--json")
     assert again.value["steps"][0]["status"] == "skipped"
 
@@ -158,6 +163,10 @@ def test_a_file_with_everything_that_can_be_wrong(tell, work: Path) -> None:
         {"prompt": "two", "first": "a.png", "second": "c.png", "label": 0, "by": "me"},
         {"prompt": "three", "chosen": "b.png", "rejected": "c.png", "label": "tie"},
         {"prompt": "p", "winner": "a.png", "loser": "gone.png"},
+        {"prompt": "p", "winner": "a.png", "loser": "b\0.png"},
+        {"prompt": "half a character \ud83d", "winner": "a.png", "loser": "b.png"},
+        {"prompt": "p", "winner": "a.png", "loser": "b.png", "label": 10**400},
+        {"prompt": "p", "winner": "a.png", "loser": "b.png", "margin": 10**400},
         {"prompt": "p", "winner": "a.png", "loser": "copy.png"},
         {"prompt": "p", "winner": "a.png", "loser": "cut.png"},
         {"prompt": "p", "winner": "a.png", "loser": "empty.png"},
@@ -189,26 +198,26 @@ def test_a_file_with_everything_that_can_be_wrong(tell, work: Path) -> None:
         "one": 2.0, "two": None, "three": 0.0, "four": None,
     }  # fmt: skip
     assert dropped(told) == {
-        "no such file": 1,
+        "no such file": 2,
         "a picture with itself": 1,
         "truncated or damaged": 1,
         "zero bytes": 1,
         "unknown id": 1,
-        "a label that is none": 2,
-        "a margin that is none": 2,
+        "a label that is none": 3,
+        "a margin that is none": 3,
         "no answer": 1,
         "no loser": 1,
         "no prompt": 1,
-        "not JSON": 1,
+        "not JSON": 2,
         "not a JSON object": 1,
     }
     by_key = {one.key: one for one in found.dropped()}
     assert by_key["line 4"].got == "gone.png"
-    assert by_key["line 9"].limit == "1, 0 or 0.5"
+    assert by_key["line 13"].limit == "1, 0 or 0.5"
     # A dry run tells the same, and writes nothing.
     other = tell(*words, "held_out=0", "--dry-run")
-    assert "18 comparisons: 4 pairs, of which 1 ties and 0 held out, of 4 prompts" in other.out
-    assert "dropped: 2 a label that is none" in other.out
+    assert "22 comparisons: 4 pairs, of which 1 ties and 0 held out, of 4 prompts" in other.out
+    assert "dropped: 3 a label that is none" in other.out
     assert "margins of all: count 1, min 2" in other.out
     assert len(list((work / "run" / "steps" / "pairs").glob("*/pairs"))) == 1
 

@@ -107,6 +107,7 @@ def test_a_judge_selects_nothing_and_its_backbone_is_looked_at(tell, work: Path,
         for scorer, eyes, values in (("taste", "clip", (1.0, 2.0)), ("judge", backbone, (9.0, 0.0)))
         for n, value in enumerate(values)
     ]
+    rows.append({"scorer": "judge", "value": 10**400, "file": "larger_than_any_float.png"})
     lines(work / "s.jsonl", [{"model": "base", **row} for row in rows])
     words = (*SCORED, "scores=s.jsonl", "source.higher_is_better=true", "-o", "run", "--json")
     told = tell(*words, "source.held_out_scorer=judge")

@@ -196,6 +196,10 @@ def test_the_guard_warns_or_ends_the_run(action, given, tmp_path) -> None:
     manifest = fitted(step, given, **fields, save_every_images=4, guard=guard, images_total=40)
     alarms = [event for event in step.events() if event["kind"] == "alarm"]
     assert alarms
+    told = [event["text"] for event in step.events() if event["kind"] == "told"]
+    # The step's name is before it already.
+    assert told
+    assert all(text.startswith(("warn: ", "stop: ")) for text in told)
     assert "winners" in manifest.results["alarm"]
     if action == "warn":
         assert manifest.counts["images"] == 40

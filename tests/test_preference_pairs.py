@@ -111,6 +111,15 @@ def test_where_asks_for_facts_and_keeps_those_that_are_named() -> None:
     assert reasons(choice) == {"not where split": 2}
 
 
+def test_margins_against_the_majority_are_no_margin_for_it() -> None:
+    three = [
+        said(label=label, margin=margin, key=str(n))
+        for n, (label, margin) in enumerate(((1.0, 0.1), (1.0, 0.1), (0.0, 0.9)))
+    ]
+    (pair,) = choose_pairs(three, PairRules()).pairs
+    assert (pair.winner, pair.label, pair.margin) == (A, 1.0, 0.0)
+
+
 def test_repeats_are_merged_by_their_mean_or_kept() -> None:
     three = [said(key="1"), said(first=B, second=A, label=0.0, key="2"), said(label=0.0, key="3")]
     merged = choose_pairs(three, PairRules(held_out=0))

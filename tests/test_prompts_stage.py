@@ -145,9 +145,10 @@ def test_an_edited_prompt_set_is_noticed(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("a cat", "a bat"))
     with pytest.raises(CorruptFile, match="do not match the hash"):
         read_prompt_set(path)
-    path.write_text("{}\n")
-    with pytest.raises(CorruptFile, match="not a prompt set"):
-        read_prompt_set(path)
+    for other in ("{}\n", "a cat\na dog\n", '{"prompt": "a cat"}\n', ""):
+        path.write_text(other)
+        with pytest.raises(InputError, match="no prompt set.*Name the run"):
+            read_prompt_set(path)
 
 
 def test_parti_prompts_are_all_there(tmp_path: Path, assets: Path) -> None:

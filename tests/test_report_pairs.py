@@ -90,7 +90,23 @@ def test_of_several_comparisons_the_headline_says_which(tmp_path: Path) -> None:
     parsed(page)
     assert "fit against before. In the taught style (ink):" in page
     assert "fit against before: 41" in page
+    # Each table has its own reference.
+    assert "win rates are against" not in page
+    assert "win rates are against" in first
     assert "left to right: before, fit" in page
+
+
+def test_what_a_training_on_pairs_has_cost_is_counted_in_pairs(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.facts()
+    step = run.step("dpo", "fit_pairs", batch=32)
+    step.finish(Manifest("fit_pairs", "", {}, {"images": 70, "steps": 10}, {}, 7.0))
+    page = write_report(run.folder).read_text(encoding="utf-8")
+    assert "training on pairs, pairs a second" in page
+    assert "10.0 pairs/s" in page
+    assert "Trained on 70 pairs in 7" in page
+    # Seven pairs in a step, because there are no more.
+    assert "steps of at most 32" in page
 
 
 def _log() -> list[dict[str, float]]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tastemaker.report import plots
 from tastemaker.report.grids import RowOfPictures, write_sheet
 from tastemaker.report.panel import Curve, Panel
 from tastemaker.report.plots import panel_svg, training_panels
@@ -35,6 +36,21 @@ def test_a_chart_is_the_same_twice_and_differs_by_salt() -> None:
     ids = re.findall(r'id="([^"]+)"', first)
     assert ids
     assert all(name.startswith("a1-") for name in ids)
+
+
+def test_ticks_in_percent_are_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounded ones read 0, 2, 3, 4, 6 %: no even steps."""
+    shown: list[tuple[float, str]] = []
+    real = plots._percent
+    monkeypatch.setattr(
+        plots, "_percent", lambda v, n: (shown.append((v, real(v, n))), real(v, n))[1]
+    )
+    for end in (0.07, 0.0075, 1.0, -0.0065):
+        panel_svg(Panel("P", "", (Curve("", (0, 1), (0.0, end)),), unit="share"), "a1")
+    assert len(shown) > 16
+    for value, text in shown:
+        number = float(text.removesuffix("\u202f%").replace("\u2212", "-"))
+        assert number == pytest.approx(100 * value, abs=1e-9), text
 
 
 def test_the_sheet_holds_pictures_side_by_side(tmp_path: Path) -> None:

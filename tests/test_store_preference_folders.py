@@ -58,10 +58,16 @@ def test_a_picture_in_w_beats_the_one_of_its_name_in_l(tmp_path):
         (one.key, one.first, one.second, one.label, one.prompt) for one in source.preferences()
     ] == [
         ("a", "w/a.png", "l/a.png", 1.0, "a cat"),
+        ("alone", "", "", None, ""),
         ("b", "w/b.jpg", "l/b.png", 1.0, "a dog"),
         ("sub/c", "w/sub/c.png", "l/sub/c.png", 1.0, "won"),
+        ("two", "", "", None, ""),
     ]
-    assert [one.facts for one in source.preferences()] == [(), (), (("prompt_of_second", "lost"),)]
+    assert [fact for one in source.preferences() for fact in one.facts] == [
+        ("pair_problem", "no picture of this name in l/"),
+        ("prompt_of_second", "lost"),
+        ("pair_problem", "several pictures of this name in l/"),
+    ]
     captions = {key: item.captions for key, item in found.items() if item.captions}
     assert captions == {
         "w/a.png": ("a cat",),

@@ -91,6 +91,8 @@ def test_a_vote_that_was_sent_twice_counts_once_and_an_undone_one_never(tmp_path
         (ROW | {"seconds": -1}, "seconds -1, which is no number from 0"),
         (ROW | {"seconds": True}, "seconds True"),
         (ROW | {"seconds": float("nan")}, "seconds nan"),
+        (ROW | {"seconds": 10**400}, "which is no number from 0"),
+        (ROW | {"prompt": "half a character \ud83d"}, "which is not Unicode"),
         ([ROW], "not a JSON object"),
     ],
 )

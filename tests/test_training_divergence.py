@@ -38,6 +38,8 @@ HEALTHY = (-0.01, 0.05, 1.0)
         ([HEALTHY, (0.3, 0.9, 4.0), (0.4, 1.5, 5.0)], "stop", "winners' error"),
         ([HEALTHY, (-0.01, 0.1, 7.0), (-0.01, 0.1, 8.0)], "warn", "saturated"),
         ([HEALTHY, (-0.01, 0.1, 31.0)], "stop", "ran away"),
+        ([HEALTHY, (0.03, -0.4, -31.0)], "stop", "ran away"),
+        ([HEALTHY, (0.03, -0.2, -7.0), (0.03, -0.2, -7.0)], "warn", "losers are preferred"),
     ],
 )
 def test_courses(looks: list[tuple[float, float, float]], level: str, words: str) -> None:

@@ -259,7 +259,9 @@ def _merged(
                 for one in group
                 if one.margin is not None and one.label is not None
             ]
-            margin = abs(sum(signed)) / len(signed) if len(signed) == len(group) else None
+            # Margins that speak against the majority leave it none.
+            ahead = max(0.0, sum(signed) * (2 * label - 1))
+            margin = ahead / len(signed) if len(signed) == len(group) else None
             first = replace(first, label=label, margin=0.0 if label == TIE else margin)
         kept.append(first)
         dropped += [

@@ -118,8 +118,8 @@ def _not_counted(
         return "a gold pair"
     if vote.reason == "repeat":
         return "a pair shown again"
-    about = (vote.rater, vote.prompt, *sorted((vote.a, vote.b)))
+    about = (vote.rater, vote.prompt, min(vote.a, vote.b), max(vote.a, vote.b))
     if about in asked:
         return "the same rater again"
-    asked.add(about)  # pyright: ignore[reportArgumentType]
+    asked.add(about)
     return ""

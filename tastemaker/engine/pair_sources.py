@@ -90,6 +90,7 @@ def _of_collection(inputs: PairInputs, facts: Collection[str]) -> Gathered:
                 source=stored.source,
                 models=(known.get(models[0], ""), known.get(models[1], "")),
                 facts=tuple(pair for pair in said.facts if pair[0] in facts),
+                problem=known.get("pair_problem", ""),
             )
         )
         ids |= {i for i in (stored.first, stored.second) if i}
@@ -97,7 +98,8 @@ def _of_collection(inputs: PairInputs, facts: Collection[str]) -> Gathered:
         raise InputError(
             inputs.path("collection", "collection"),
             "no comparisons",
-            "a collection of Pick-a-Pic files, or of folders w/ and l/",
+            "a collection of Pick-a-Pic files (with caption, jpg_0, jpg_1, label_0 and label_1) "
+            "or of folders w/ and l/ with pictures in both",
             "Collect such a source, or choose another source.kind.",
         )
     records = inputs.records(ids)

@@ -7,7 +7,8 @@ hundreds of times too weak. Here beta is set such that a margin of average size 
 
 with the margin u in the unit of the convention (`objectives.pairs`), and g the share of the largest
 possible gradient that a pair of average margin keeps: sigmoid(-beta u) = g. SimpleTuner's
-`auto_beta` is this with u = m / 2 and g = 0.2; its average restarts when a run is resumed.
+`auto_beta` is this with u = m / 2 and g = 0.2; its average restarts when a run is resumed. g is
+the logistic link's; with the hinge a pair of average margin, whose logit is 1.39, keeps none.
 
 Not for IPO, which pulls every margin to 1 / (2 beta): that is then 0.36 of the average one (with
 g = 0.2), always less than there is, and all margins shrink to 0.

@@ -64,14 +64,37 @@ def forecast_recipe(
             continue
         known = known_inputs(one, run)
         place = f"recipe.{name}"
+        coming = _coming(one, by_name, known)
         try:
-            told = stage.forecast(one.step.config, known, _coming(one, by_name, known))
+            told = stage.forecast(*_on_base(one, by_name, known, run), coming)
         except TastemakerError:
             # The check has said what is wrong with what it needs.
             continue
         forecasts[name] = told
         findings += [_in_step(finding, place) for finding in told.findings]
     return forecasts, worst_first([*findings, *_disk(forecasts, run.path)])
+
+
+def _on_base(
+    one: PlannedStep,
+    planned: Mapping[str, PlannedStep],
+    known: Mapping[str, Artefact],
+    run: RunDir,
+) -> tuple[Config, Mapping[str, Artefact]]:
+    """The step's configuration and known inputs, with a model that can be looked at.
+
+    A model that an earlier step has yet to train has the networks, and the licence, of the one that
+    this step starts from.
+    """
+    base = one
+    while "model" not in known and isinstance(trained := base.inputs.get("model"), FromStep):
+        base = planned[trained.step]
+        there = known_inputs(base, run)
+        known = {**known, **({"model": there["model"]} if "model" in there else {})}
+    model = base.step.config.model_dump().get("model")
+    if base is one or model is None:
+        return one.step.config, known
+    return one.step.config.model_copy(update={"model": model}), known
 
 
 def _coming(

@@ -42,17 +42,20 @@ def cost_figures(run: RunFacts) -> list[tuple[str, str]]:
     if not done:
         return []
     found = [("time of all steps", words.lasting(sum(_seconds(s) for s in done)))]
-    for stages, unit, title in (
+    for stages, counted, title in (
         (("fit", "fit_image_text", "fit_autoencoder"), "images", "training"),
+        (("fit_pairs",), "images", "training on pairs"),
         (("generate",), "pictures", "generation"),
     ):
-        steps = [s for s in done if s.stage in stages and _count(s, unit)]
+        steps = [s for s in done if s.stage in stages and _count(s, counted)]
         seconds = sum(_seconds(s) for s in steps)
         if not steps or not seconds:
             continue
         found.append((f"{title}, time", words.lasting(seconds)))
-        rate = sum(_count(s, unit) for s in steps) / seconds
-        found.append((f"{title}, {unit} a second", words.figure(float(f"{rate:.3g}"))))
+        rate = sum(_count(s, counted) for s in steps) / seconds
+        found.append(
+            (f"{title}, {_said(counted, steps[0])} a second", words.figure(float(f"{rate:.3g}")))
+        )
     device = str(_machine(run).get("device") or "")
     if device:
         found.append(("device", device))
@@ -68,7 +71,7 @@ def rate_of(step: StepFacts) -> str:
     if unit is None:
         return ""
     rate = step.manifest.counts[unit] / step.manifest.seconds
-    return f"{rate:.1f} {'latents' if unit == 'encoded' else unit}/s"
+    return f"{rate:.1f} {_said(unit, step)}/s"
 
 
 def energy_text(joules: Mapping[str, float]) -> str:
@@ -78,6 +81,13 @@ def energy_text(joules: Mapping[str, float]) -> str:
     total = _kwh(sum(joules.values()))
     parts = ", ".join(f"{name} {_kwh(value)}" for name, value in joules.items())
     return f"{total} ({parts})" if len(joules) > 1 else f"{total} ({next(iter(joules))})"
+
+
+def _said(unit: str, step: StepFacts) -> str:
+    """What a count is of, in words."""
+    if unit == "images":
+        return words.seen(step.stage)
+    return "latents" if unit == "encoded" else unit
 
 
 def _kwh(joules: float) -> str:

@@ -187,7 +187,7 @@ def _without_evaluation(
         return words.Verdict("unclear", head, sentence, details)
     last = fits[-1].manifest
     images = words.counted(last.counts.get("images", 0))
-    head = f"Trained on {images} images in {words.lasting(last.seconds)}."
+    head = f"Trained on {images} {words.seen(fits[-1].stage)} in {words.lasting(last.seconds)}."
     return words.Verdict("unclear", head, "Nothing was compared in this run.", _left_out(run))
 
 

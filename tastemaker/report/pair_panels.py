@@ -31,7 +31,7 @@ def pair_panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
     panels = [
         Panel(
             "Pairs on the right side",
-            "Pairs whose winner gained more against the reference than its loser; ties count half.",
+            "The winner gained more against the reference than the loser; ties count half.",
             _of_grids(rows, "accuracy"),
             unit="share",
             level=0.5,

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -118,7 +118,7 @@ def _draw(axes: Any, panel: Panel) -> None:
         axes.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
         axes.yaxis.set_minor_formatter(plain)
     elif panel.unit == "share":
-        axes.yaxis.set_major_formatter(FuncFormatter(_percent(values)))
+        axes.yaxis.set_major_formatter(FuncFormatter(_percent))
     elif max(map(abs, values), default=1.0) < 1e-2:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     else:
@@ -165,10 +165,9 @@ def _running_mean(values: Sequence[float]) -> list[float]:
     return means
 
 
-def _percent(values: Sequence[float]) -> Callable[[float, object], str]:
-    """Ticks in percent, with a decimal where all values lie within five of them."""
-    places = 1 if values and max(values) - min(values) < 0.05 else 0
-    return lambda share, _: f"{100 * share:.{places}f}\u202f%".replace("-", "\u2212")
+def _percent(share: float, _: object) -> str:
+    """A tick in percent, with the decimals that it has: ticks may be 1.5 or 0.25 apart."""
+    return f"{100 * share:.6g}\u202f%".replace("-", "\u2212")
 
 
 def _short(value: float) -> str:

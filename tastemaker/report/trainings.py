@@ -84,7 +84,7 @@ def _figures(step: StepFacts, rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[
     counts, config = step.manifest.counts, step.config
     figures = []
     images = counts.get("images")
-    seen = "pairs" if step.stage == "fit_pairs" else "images"
+    seen = words.seen(step.stage)
     if images:
         figures.append((f"{seen} seen", words.counted(images)))
     if "pairs trained on" in counts:
@@ -93,7 +93,7 @@ def _figures(step: StepFacts, rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[
     if "pictures trained on" in counts:
         figures.append(("pictures", str(counts["pictures trained on"])))
     if "steps" in counts:
-        figures.append((f"steps of {config.get('batch', '?')}", str(counts["steps"])))
+        figures.append((f"steps of at most {config.get('batch', '?')}", str(counts["steps"])))
     method = config.get("method")
     if isinstance(method, Mapping) and method.get("kind") == "lora":
         figures.append(("method", f"LoRA, rank {method.get('rank')}"))

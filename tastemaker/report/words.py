@@ -367,6 +367,11 @@ def figures(numbers: Sequence[float | None]) -> list[str]:
     ]
 
 
+def seen(stage: str) -> str:
+    """What the `images` of a training are."""
+    return "pairs" if stage == "fit_pairs" else "images"
+
+
 def several(number: int, one: str, many: str | None = None) -> str:
     """`1 picture`, `2 pictures`."""
     return f"{counted(number)} {one if number == 1 else many or one + 's'}"

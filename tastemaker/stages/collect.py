@@ -75,7 +75,7 @@ def check(config: Config, inputs: Mapping[str, Artefact]) -> list[Finding]:
         bare = sum(1 for item in items if not any(text.strip() for text in item.captions))
         place = f"sources: {source.spec}"
         if not items:
-            problem = f"no picture passes where={config.where}"
+            problem = f"no picture passes where={config.where}" if config.where else "no picture"
             findings.append(Finding(place, problem, "Widen `where`, or leave the source out."))
         elif bare:
             problem = f"{bare} of {len(items)} pictures have no caption"

@@ -261,9 +261,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
 def _settled(config: Config, sides: "Mapping[str, Side]") -> Config:
     """The configuration with the reference, and with what checkpoints tell of themselves."""
     if problem := config.problem_with(list(sides)):
-        raise InputError(
-            "evaluate", problem, f"names among {', '.join(sides)}", "Correct the name."
-        )
+        raise InputError("evaluate", problem, "names that are there", "Correct the name.")
     choose = config.choose
     if choose is not None:
         told = {side: one.images for side, one in sides.items() if one.images is not None}

@@ -202,7 +202,7 @@ def run(config: Config, inputs: Mapping[str, Artefact], step: StepDir) -> Manife
 
         def tell(alarm: Alarm) -> None:
             step.event("alarm", level=alarm.level, reasons=list(alarm.reasons))
-            progress.say(f"{step.name}: {alarm.level}: {advice(alarm)}")
+            progress.say(f"{alarm.level}: {advice(alarm)}")
 
         watch = DivergenceWatch(config.guard.open(), config.guard.action, tell)
         outcome = fit(

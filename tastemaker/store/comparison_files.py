@@ -7,10 +7,11 @@ picture, relative to the file's own folder, or the id of a picture of a collecti
 """
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from tastemaker.errors import InputError
 
@@ -74,6 +75,8 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
                 continue
             try:
                 value = json.loads(line)
+                if b"\\u" in line:
+                    json.dumps(value, ensure_ascii=False).encode()
             # A surrogate alone, nesting without end and numbers without end are no JSON either.
             except (ValueError, RecursionError) as error:
                 yield number, f"not JSON: {str(error).splitlines()[0][:80]}"
@@ -112,7 +115,7 @@ def _label(value: object, won: bool) -> tuple[float | None, str]:
         return (1.0, "") if won else (None, "")
     if isinstance(value, str) and value.lower() in _TIES:
         return 0.5, ""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         return None, f"a label that is none: {value!r}"[:120]
     return float(value), ""
 
@@ -120,6 +123,11 @@ def _label(value: object, won: bool) -> tuple[float | None, str]:
 def _margin(value: object) -> tuple[float | None, str]:
     if value is None:
         return None, ""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         return None, f"a margin that is none: {value!r}"[:120]
     return abs(float(value)), ""
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    # An integer of JSON may be larger than any float.
+    return isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max)

@@ -205,8 +205,8 @@ class LatentSet:
 
     def _broken(self, what: str) -> CorruptFile:
         return CorruptFile(
-            f"{self.path}: {what.rstrip('.')}. Delete this one file and run the same command "
-            "again: the cache step then encodes again what is damaged, and nothing else."
+            f"{self.path}: {what.rstrip('.')}. Delete this one file, {self.path.name}, and run "
+            "the cache step again: it then encodes again what is damaged, and nothing else."
         )
 
     def _changed(self, what: str) -> CorruptFile:

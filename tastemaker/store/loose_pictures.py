@@ -63,9 +63,10 @@ class LoosePictures:
         return len({*self.listing.pictures, *self._problems})
 
     def preferences(self) -> Iterator[Preference]:
-        """One for each pair that is whole: `w/` won."""
+        """One for each name: `w/` won; where it is no pair, the fact `pair_problem` says why."""
         for pair in self._pairs:
             if pair.problem is not None:
+                yield Preference(pair.name, "", "", "", None, (("pair_problem", pair.problem),))
                 continue
             first, second = self._texts(pair.won[0]).captions, self._texts(pair.lost[0]).captions
             prompt = (first or second or ("",))[0]

@@ -47,7 +47,8 @@ class PictureIdentities:
         name = str(path)
         try:
             status = path.stat()
-        except OSError:
+        # A null byte in the name is no system's error.
+        except (OSError, ValueError):
             return Identity("", Size(0, 0), "no such file")
         stamp = [status.st_size, status.st_mtime_ns]
         known = self._known.get(name)

@@ -49,21 +49,25 @@ def read_prompt_set(path: Path | str) -> PromptSet:
     """Read what `write_prompt_set` wrote.
 
     Raises:
-        InputError: there is no such file.
-        CorruptFile: it is no prompt set, is cut short, or was edited by hand.
+        InputError: there is no such file, or it is no prompt set, or cut short.
+        CorruptFile: it was edited by hand.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "no file", "a prompt set", "Run the step that makes the prompts.")
-    lines = list(jsonl.read(path))
     try:
+        lines = list(jsonl.read(path))
         head = lines[0]
         prompts = [from_json(Prompt, line) for line in lines[1:]]
         found = make_prompt_set(
             head["prompt_set"], prompts, version=head["version"], licence=head["licence"]
         )
-    except (IndexError, KeyError, ValueError) as error:
-        raise CorruptFile(f"{path}: not a prompt set ({error})") from error
+    except (IndexError, KeyError, TypeError, ValueError, CorruptFile) as error:
+        raise InputError(
+            path, "no prompt set, or one that was cut short",
+            "a prompt set as a prompts step of a recipe writes it",
+            "Name the run with that step; it reads texts, benchmarks and the captions of pictures.",
+        ) from error  # fmt: skip
     if found.hash != head["hash"]:
         raise CorruptFile(
             f"{path}: {len(prompts)} prompts do not match the hash in the first line. "

@@ -1,6 +1,7 @@
 """Scores of generated pictures from elsewhere: an evaluation's Parquet file, or lines of JSON."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,15 @@ def _row(file: Path, number: int, row: Any) -> ScoreRow:
     index = row.get("sample_index")
     return ScoreRow(
         scorer=row["scorer"],
-        value=None if value is None else float(value),
+        value=None if value is None else _number(value),
         sample_index=index if isinstance(index, int) else 0,
         **text,
     )
+
+
+def _number(value: int | float) -> float:
+    try:
+        return float(value)
+    # An integer of JSON may be larger than any float.
+    except OverflowError:
+        return math.inf

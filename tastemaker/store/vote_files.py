@@ -238,7 +238,7 @@ def _value(name: str, value: Any) -> Any:
     if name in _NUMBERS:
         try:
             number = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number) or number < 0:
             raise ValueError(f"not a vote: {name} {value!r:.60}, which is no number from 0")
@@ -246,6 +246,9 @@ def _value(name: str, value: Any) -> Any:
     if not isinstance(value, str) or len(value) > _LONGEST:
         what = f"a text of at most {_LONGEST} characters"
         raise ValueError(f"not a vote: {name} {value!r:.60}, which is not {what}")
+    # Half a character can stand in JSON, but in no file.
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"not a vote: {name} {value!r:.60}, which is not Unicode")
     if not value and name not in _MAY_BE_EMPTY:
         raise ValueError(f"not a vote: an empty {name}")
     if name in _AMONG and value not in _AMONG[name]:

@@ -23,8 +23,8 @@ class DivergenceRules:
         warn_rise: both errors above those of the start model by this share: a warning.
         stop_rise: the winner's error above it by this share: a stop.
         warn_logit: mean logit from which on most pairs have no gradient left (sigmoid(-6) is a
-            quarter of a percent): a warning.
-        stop_logit: mean logit that no useful model reaches: a stop.
+            quarter of a percent): a warning; below zero, that held-out losers are preferred.
+        stop_logit: mean logit, of either sign, that no useful model reaches: a stop.
         patience: how many validations in a row must say so, but for a stop by the logit.
     """
 
@@ -81,13 +81,15 @@ def judge(
     last, recent = looks[-1], looks[-rules.patience :]
     patient = len(recent) == rules.patience
     stops, warnings = [], []
-    if last[LOGIT] >= rules.stop_logit:
-        stops.append(f"the margin ran away: its mean logit is {last[LOGIT]:.3g}")
+    if abs(last[LOGIT]) >= rules.stop_logit:
+        stops.append(f"the margin ran away: its mean logit is {last[LOGIT]:.4g}")
     elif patient and all(look[LOGIT] >= rules.warn_logit for look in recent):
         warnings.append(
-            f"the margin is saturated: its mean logit is {last[LOGIT]:.3g}, so that most pairs "
+            f"the margin is saturated: its mean logit is {last[LOGIT]:.4g}, so that most pairs "
             "teach nothing more"
         )
+    elif patient and all(look[LOGIT] <= -rules.warn_logit for look in recent):
+        warnings.append(f"losers are preferred: the margin's mean logit is {last[LOGIT]:.4g}")
     if patient and all(look[WINNER] >= rules.stop_rise for look in recent):
         stops.append(f"the winners' error is {last[WINNER]:.0%} above the start model's")
     elif patient and all(min(look[WINNER], look[LOSER]) >= rules.warn_rise for look in recent):

@@ -50,8 +50,8 @@ class EmaModel(Config):
 
     kind: Literal["ema"] = "ema"
     decay: float = Field(default=0.9995, ge=0, le=1)
-    """Per step; 1 is a frozen reference, 0 teaches nothing. "SDXL is a slow learner" does not state
-    its value; ours."""
+    """Per step; 1 is a frozen reference, with 0 every margin is 0 and nothing holds the model back.
+    "SDXL is a slow learner" does not state its value; ours."""
 
 
 class ErrorTable(Config):
@@ -101,9 +101,9 @@ class DivergenceGuard(Config):
     stop_rise: float = Field(default=0.25, gt=0)
     """Stop when the winners' error is above it by this share."""
     warn_logit: float = Field(default=6.0, gt=0)
-    """Warn from this mean logit on."""
+    """Warn from this mean logit on, and from as much below zero."""
     stop_logit: float = Field(default=30.0, gt=0)
-    """Stop from this mean logit on."""
+    """Stop from this mean logit on, and from as much below zero."""
     patience: int = Field(default=2, ge=1)
     """Validations in a row that must say so."""
 
