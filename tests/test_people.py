@@ -91,8 +91,6 @@ def test_the_database_itself_refuses_to_change_or_delete_votes(people: People) -
         with pytest.raises(sqlite3.IntegrityError, match="never"):
             db.execute("UPDATE vote SET superseded_by = NULL")
     db.close()
-    with pytest.raises(InputError, match="a vote that counts"):
-        people.supersede(shown.vote_id, "y")
 
 
 def test_a_slot_is_leased_to_one_and_free_again_when_the_lease_is_over(people: People) -> None:
@@ -124,8 +122,6 @@ def test_a_rater_never_has_one_pair_twice_and_a_skip_frees_it_for_others(people:
 
 def test_raters_have_tokens_that_open_their_page_only(people: People) -> None:
     anna, ben = (people.add_rater(name, now=0.0) for name in ("Anna", " Ben "))
-    assert people.rater_of(anna.token) == anna
-    assert people.rater_of("") is None
     assert [r.name for r in people.raters()] == ["Anna", "Ben"]
     assert len({anna.token, ben.token}) == 2
     assert min(len(anna.token), len(ben.token)) >= 20

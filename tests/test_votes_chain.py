@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def test_a_study_is_read_anew_when_people_have_voted(tell, work: Path) -> None:
     assert tell(*words).value["steps"][0]["status"] == "skipped"
     with People(Path("study") / FILE) as people:
         vote = next(v for v in people.votes() if v.vote.reason == "random")
-        people.supersede(vote.vote.id, "late")
+        people.add_votes([replace(vote, superseded_by="late")])
     assert tell(*words).value["steps"][0]["status"] == "done"
     # A picture that is not the one that was shown makes no pair.
     picture(work / "new" / "p00_00.png", 77)

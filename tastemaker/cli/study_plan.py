@@ -1,6 +1,5 @@
 """`tastemaker study new`, `report`, `export` and `import`: what needs no page."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +21,8 @@ def new(
         list[str],
         typer.Argument(
             metavar="NAME=PICTURES...",
-            help="A name and a folder: generated pictures, or files called by prompt id or number.",
+            help="A name and a folder: a run or its generated pictures, or files called by prompt "
+            "id or number.",
         ),
     ],
     prompts: Annotated[
@@ -66,8 +66,8 @@ def new(
 ) -> None:
     """Plan a blind study of two models or more, and tell what a study of this size can show.
 
-    For example: tastemaker study new STUDY before=RUN/steps/before/KEY/samples after=PICTURES
-    --prompts prompts.jsonl. Then: tastemaker study serve STUDY.
+    For example: tastemaker study new STUDY before=RUN after=PICTURES --prompts prompts.jsonl. Then:
+    tastemaker study serve STUDY.
     """
     from tastemaker.engine.study_making import make_study, plan_told, planned, read_pictures
     from tastemaker.store.studies import write_study
@@ -75,7 +75,6 @@ def new(
     session = get_session(context, as_json)
     asked = None if prompts is None else _prompts(prompts)
     found = [read_pictures(*_named(text), asked, sample) for text in models]
-    folder.mkdir(parents=True, exist_ok=True)
     study = make_study(
         folder,
         name or folder.resolve().name,
@@ -149,7 +148,9 @@ def report(
 
 def export(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="STUDY|COLLECTION", help="Whose votes.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="STUDY|COLLECTION", help="Whose votes; or the run's.")
+    ],
     file: Annotated[Path, typer.Argument(help="A .jsonl, .csv or .parquet file.")],
     as_json: Json = False,
 ) -> None:
@@ -158,6 +159,7 @@ def export(
     from tastemaker.store.people import FILE, People
     from tastemaker.store.vote_files import write_votes
 
+    folder = _voted(folder)
     if not (folder / FILE).is_file():
         raise InputError(folder, f"no {FILE}", "a study or collection with votes", "Check it.")
     with People(folder / FILE) as people:
@@ -169,7 +171,8 @@ def export(
 def import_(
     context: typer.Context,
     folder: Annotated[
-        Path, typer.Argument(metavar="STUDY|COLLECTION", help="Where the votes belong.")
+        Path,
+        typer.Argument(metavar="STUDY|COLLECTION", help="Where the votes belong; or its run."),
     ],
     file: Annotated[Path, typer.Argument(help="What export, or another program, has written.")],
     as_json: Json = False,
@@ -179,22 +182,34 @@ def import_(
     A vote that names no study is taken as one of this place.
     """
     from tastemaker.errors import InputError
-    from tastemaker.records.ballot import RATING
+    from tastemaker.store.catalogue import Catalogue
     from tastemaker.store.people import FILE, People
     from tastemaker.store.studies import FILE as PLAN
-    from tastemaker.store.studies import check_votes, read_study
+    from tastemaker.store.studies import check_rating_votes, check_votes, read_study
     from tastemaker.store.vote_files import read_votes
 
-    votes = read_votes(file)
+    folder, votes = _voted(folder), read_votes(file)
     if (folder / PLAN).is_file():
         votes = check_votes(read_study(folder), votes, file)
     elif (folder / "catalog").is_dir():
-        votes = [vote if vote.study else replace(vote, study=RATING) for vote in votes]
+        pictures = Catalogue(folder).base_table(["id"])["id"].to_pylist()
+        votes = check_rating_votes(frozenset(pictures), votes, file)
     else:
         raise InputError(folder, "neither", "a study or a collection", "Check the name.")
     with People(folder / FILE) as people:
         added = people.add_votes(votes)
     _tell(context, as_json, added, folder)
+
+
+def _voted(folder: Path) -> Path:
+    """What people vote on: a study or collection, or the last one that a run has made."""
+    from tastemaker.store.studies import FILE as PLAN
+    from tastemaker.web.library import steps_of
+
+    if (folder / PLAN).is_file() or (folder / "catalog").is_dir():
+        return folder
+    made = (s.output(kind) for s in reversed(steps_of(folder)) for kind in ("study", "collection"))
+    return next((place for place in made if place is not None), folder)
 
 
 def _tell(context: typer.Context, as_json: bool, votes: int, place: Path) -> None:

@@ -15,6 +15,7 @@ from tastemaker.records.generation import Prompt, PromptSet
 from tastemaker.stats.planning import StudyPlan, plan_study, power_of, prompts_needed
 from tastemaker.store.file_kinds import PICTURE_ENDINGS
 from tastemaker.store.hashing import hash_file
+from tastemaker.store.rundir import RunDir
 from tastemaker.store.samples import SAMPLES, read_samples
 from tastemaker.store.studies import identified
 
@@ -41,21 +42,22 @@ class Pictures:
 
 
 def read_pictures(name: str, folder: Path, prompts: PromptSet | None, sample: int = 0) -> Pictures:
-    """The pictures of a model: a sample set, or a folder with a file for each prompt.
+    """The pictures of a model: a sample set, the run that made it, or a file for each prompt.
 
-    Files of a plain folder are called by the prompt's id, by the prompt's number in the set (from
-    0, with any number of leading zeros), or by one of these and `_00`, `_01`, ... for the sample.
+    Of a run that generated several sets, the step that is called as the model is meant. Files of a
+    plain folder are called by the prompt's id, by the prompt's number in the set (from 0, with any
+    number of leading zeros), or by one of these and `_00`, `_01`, ... for the sample.
 
     Args:
         name: of the model.
-        folder: a sample set, or pictures.
+        folder: a sample set, a run, or pictures.
         prompts: needed for a plain folder.
         sample: which of several pictures of a prompt.
 
     Raises:
-        InputError: no pictures, or a plain folder without prompts.
+        InputError: no pictures, a run with several sets, or a plain folder without prompts.
     """
-    folder = Path(folder)
+    folder = _samples_in(Path(folder), name)
     if not NAME.fullmatch(name) or OTHER in name:
         raise InputError("study", f"the name {name!r}", "letters, digits, . _ -", "Choose another.")
     if (folder / SAMPLES).is_file():
@@ -93,6 +95,25 @@ def read_pictures(name: str, folder: Path, prompts: PromptSet | None, sample: in
             "Rename them.",
         )
     return Pictures(name, str(folder), files, {p.id: p.text for p in prompts.prompts})
+
+
+def _samples_in(folder: Path, name: str) -> Path:
+    """The sample set of a run; any other folder as it is."""
+    steps = RunDir(folder).steps()
+    if not steps:
+        return folder
+    made = {step.name: step for step in steps if step.stage == "generate"}
+    step = made.get(name) or (next(iter(made.values())) if len(made) == 1 else None)
+    manifest = step.finished() if step is not None else None
+    if step is not None and manifest is not None:
+        return step.path / manifest.outputs["samples"]
+    told = f"the generate steps {', '.join(made)}" if made else "a run that generates nothing"
+    raise InputError(
+        folder,
+        told if step is None else f"the step {step.name}, which is not finished",
+        f"one that made the pictures of the model {name}",
+        f"Name the folder of the pictures: {name}={folder}/steps/STEP/KEY/samples.",
+    )
 
 
 def _names(first: str, sample: int) -> list[str]:

@@ -61,7 +61,7 @@ def results(
             f"study {study.name}",
             f"{len(counted)} votes",
             "votes for at least two prompts of a pair of models",
-            "Let people vote: tastemaker study serve.",
+            "Let more people vote: tastemaker study serve STUDY.",
         ) from error
     slots = Counter((v.question, v.prompt, frozenset((v.a, v.b))) for v in counted)
     for line in found["questions"]:

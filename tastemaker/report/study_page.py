@@ -49,7 +49,8 @@ def write_study_report(
     folder = Path(folder)
     study = read_study(folder)
     if not (folder / FILE).is_file():
-        raise InputError(folder, "no votes", "a study with votes", "tastemaker study serve.")
+        todo = f"Let people vote: tastemaker study serve {folder}."
+        raise InputError(folder, "no votes", "a study with votes", todo)
     with People(folder / FILE) as people:
         stored = people.votes(study.id, superseded=True)
         names = {rater.id: rater.name for rater in people.raters()}

@@ -104,11 +104,6 @@ class People:
             db.execute("INSERT INTO rater VALUES (?, ?, ?, ?)", values)
         return rater
 
-    def rater_of(self, token: str) -> Rater | None:
-        """The rater that has this token."""
-        found = self._rows("SELECT id, name, token FROM rater WHERE token = ?", [token])
-        return Rater(*found[0]) if found else None
-
     def raters(self) -> list[Rater]:
         """All raters in the order in which they came."""
         return [
@@ -194,6 +189,11 @@ class People:
                     f"INSERT INTO shown ({', '.join(new)}) VALUES ({marks})", list(new.values())
                 )
             found = db.execute(f"SELECT {_SHOWN} FROM shown WHERE id = ?", [again]).fetchone()
+            if found is None:
+                # It was undone in a copy of this study, whose votes came in as a file.
+                raise InputError(
+                    "undo", f"the id {vote_id!r:.60}", "a vote that stands here", "Reload."
+                )
             return shown_of(found)
 
     def progress(self, study: str, rater: str | None = None, *, since: float = 0.0) -> Progress:
@@ -335,20 +335,6 @@ class People:
                     values = [vote.superseded_by, vote.vote.id]
                     db.execute("UPDATE vote SET superseded_by = ? WHERE id = ?", values)
         return added
-
-    def supersede(self, vote_id: str, by: str) -> None:
-        """Mark a vote as replaced by another one; it stays on file.
-
-        Raises:
-            InputError: there is no such vote, or it is replaced already.
-        """
-        with self._writing() as db:
-            done = db.execute(
-                "UPDATE vote SET superseded_by = ? WHERE id = ? AND superseded_by IS NULL",
-                [by, vote_id],
-            )
-            if done.rowcount != 1:
-                raise InputError("vote", repr(vote_id), "a vote that counts", "Look it up.")
 
     # Inside.
 

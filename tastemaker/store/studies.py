@@ -1,14 +1,14 @@
 """A study on disk: `study.json`, the plan, beside `people.sqlite`, the answers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from tastemaker.errors import CorruptFile, InputError
-from tastemaker.records.ballot import Study
+from tastemaker.records.ballot import RATING, Study
 from tastemaker.records.codec import from_json, to_json
 from tastemaker.store.atomic import write_json
 from tastemaker.store.hashing import hash_json
@@ -86,3 +86,31 @@ def check_votes(study: Study, votes: Sequence[StoredVote], where: Path) -> list[
                 "Nothing was added: name the study that these votes belong to.",
             )
     return [one if one.study else replace(one, study=study.id) for one in votes]
+
+
+def check_rating_votes(
+    pictures: Collection[str], votes: Sequence[StoredVote], where: Path
+) -> list[StoredVote]:
+    """The votes as those of a collection's rating: one that names no study is taken as one of it.
+
+    Args:
+        pictures: ids of the collection's.
+        votes: from a file.
+        where: that file, for the message.
+
+    Raises:
+        InputError: a vote of a study, or on a picture that the collection does not have.
+    """
+    for stored in votes:
+        vote = stored.vote
+        unknown = next((id_ for id_ in (vote.a, vote.b) if id_ not in pictures), None)
+        is_own = stored.study in ("", RATING)
+        if is_own and unknown is None:
+            continue
+        raise InputError(
+            f"{where}, vote {vote.id}",
+            f"the picture {unknown!r:.60}" if is_own else f"a vote of the study {stored.study}",
+            "votes on pictures of this collection",
+            "Nothing was added: name the collection that these votes belong to.",
+        )
+    return [one if one.study else replace(one, study=RATING) for one in votes]

@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -47,6 +48,7 @@ _AMONG: Mapping[str, tuple[str, ...]] = {
     "left": ("a", "b"),
 }
 _LONGEST = 2000
+_MOST_SECONDS = 1e12
 _WORDS = ("choice", "left", "question", "rater", "reason", "study")
 _TODO = "Mend the file, or export the votes again."
 
@@ -180,20 +182,40 @@ def _rows(path: Path, kind: str) -> Iterator[tuple[str, Mapping[str, Any] | str]
 
 
 def _csv_rows(text: str) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        for row in reader:
+        head = next(reader, [])
+        _check_once(head)
+        for cells in reader:
             line = f"line {reader.line_num}"
-            if None in row or None in row.values():
+            if not cells:
+                continue
+            if len(cells) != len(head):
                 yield line, "another number of cells than the first line"
                 continue
+            row = dict(zip(head, cells, strict=True))
             # An empty cell is all that CSV has for nothing.
-            yield (
-                line,
-                {name: value or (None if name in _DEFAULTS else "") for name, value in row.items()},
-            )
+            yield line, {n: cell or (None if n in _DEFAULTS else "") for n, cell in row.items()}
+    except ValueError as error:
+        yield f"line {reader.line_num}", str(error)
     except csv.Error as error:
         yield f"line {reader.line_num}", f"not CSV: {error}"
+
+
+def _check_once(names: Sequence[str]) -> None:
+    """Of a column that is there twice nobody knows which one is meant.
+
+    Raises:
+        ValueError: which it is.
+    """
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"the column {twice!r:.60} twice")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _check_once([name for name, _ in pairs])
+    return dict(pairs)
 
 
 def _json_rows(text: str) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
@@ -201,7 +223,7 @@ def _json_rows(text: str) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_object)
         # Nesting without end and numbers without end are no JSON either.
         except (ValueError, RecursionError) as error:
             yield f"line {number}", f"not JSON: {str(error).splitlines()[0][:80]}"
@@ -240,10 +262,12 @@ def _value(name: str, value: Any) -> Any:
             number = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if not math.isfinite(number) or number < 0:
-            raise ValueError(f"not a vote: {name} {value!r:.60}, which is no number from 0")
+        if not 0 <= number <= _MOST_SECONDS:
+            raise ValueError(
+                f"not a vote: {name} {value!r:.60}, which is no number from 0 to {_MOST_SECONDS:g}"
+            )
         return number
-    if not isinstance(value, str) or len(value) > _LONGEST:
+    if not isinstance(value, str) or len(value) > _LONGEST or not _is_unicode(value):
         what = f"a text of at most {_LONGEST} characters"
         raise ValueError(f"not a vote: {name} {value!r:.60}, which is not {what}")
     # Half a character can stand in JSON, but in no file.
@@ -256,6 +280,11 @@ def _value(name: str, value: Any) -> Any:
             f"not a vote: {name} {value!r:.60}, which is none of {', '.join(_AMONG[name])}"
         )
     return value
+
+
+def _is_unicode(text: str) -> bool:
+    """Half of a character, which JSON can write, is no text: no file or database takes it."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _cell(value: Any) -> Any:
@@ -277,6 +306,10 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     from tastemaker.store.parquet_files import read_parquet
 
     try:
-        return read_parquet(path).to_pylist()
+        table = read_parquet(path)
+        _check_once(table.column_names)
     except CorruptFile as error:
         raise InputError(path, f"no whole Parquet file ({error})", "one", _TODO) from error
+    except ValueError as error:
+        raise InputError(path, str(error), "each column once", _TODO) from error
+    return table.to_pylist()

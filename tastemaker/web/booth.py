@@ -31,6 +31,9 @@ BREAK_MINUTES = 20
 MOST_PAIRS = 24
 """A page may hold so many pairs at one time, so that a script cannot lease them all."""
 
+MOST_AGAIN = 40
+"""So often an answer to one pair can be taken back (ours)."""
+
 _Word = Annotated[str, Field(max_length=64)]
 
 
@@ -41,7 +44,7 @@ class Entry(BaseModel):
 
     key: _Word
     id: _Word
-    again: int = Field(default=0, ge=0, le=40)
+    again: int = Field(default=0, ge=0, le=MOST_AGAIN)
     answer: Literal["left", "right", "tie", "both_bad", "skip"] | None = None
     seconds: float | None = Field(default=None, ge=0, le=86_400, allow_inf_nan=False)
     viewport: Annotated[str, Field(max_length=40)] = ""
@@ -75,6 +78,7 @@ def booth_routes(rooms: Rooms, pages: Pages, min_view_ms: int = MIN_VIEW_MS) -> 
             "bothBad": "both_bad" in ballot.choices,
             "minViewMs": min_view_ms,
             "breakMinutes": BREAK_MINUTES,
+            "mostAgain": MOST_AGAIN,
         }
         return pages.page(
             "rate.html.j2",
@@ -152,7 +156,7 @@ def _take(room: Room, rater: Rater, entry: Entry) -> dict[str, Any]:
         if entry.answer is not None:
             is_new = _answer(room, rater, id_, entry, now)
     except InputError as error:
-        return {"key": entry.key, "error": f"{error.got}: {error.todo}"}
+        return {"key": entry.key, "error": f"{error.got} is not {error.expected}. {error.todo}"}
     return {"key": entry.key, "id": id_, "new": is_new}
 
 

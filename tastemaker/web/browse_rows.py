@@ -99,7 +99,7 @@ class Shelf:
     def places(self) -> dict[str, int]:
         """Id -> place; of copies the first."""
         ids = self.table["id"].to_pylist()
-        return {id_: place for place, id_ in reversed(list(enumerate(ids)))}
+        return dict(zip(reversed(ids), reversed(range(len(ids))), strict=True))
 
     def order(self, wish: Wish, judged: Judged | None) -> np.ndarray:
         """The pictures to show, in order.

@@ -261,7 +261,10 @@ def _study_of(models: Iterable[Pictures], library: Library) -> tuple[Study, Path
 def _shares(
     votes: tuple[Study, Path], pictures: Sequence[Pictures], keys: Iterable[Key]
 ) -> dict[tuple[int, int], np.ndarray]:
-    """For each two models that were compared what people prefer, -1..1, NaN where nobody voted."""
+    """For each two models that were compared what people prefer, -1..1, NaN where nobody voted.
+
+    Only pairs drawn at random tell that: a repeat would count a rater twice.
+    """
     study, folder = votes
     if not (folder / PEOPLE).exists():
         return {}
@@ -279,7 +282,7 @@ def _shares(
     for vote in counted:
         value = {"a": -1.0, "b": 1.0, "tie": 0.0, "both_bad": 0.0}.get(vote.choice)
         a, b = places.get((vote.a, vote.prompt)), places.get((vote.b, vote.prompt))
-        if value is None or a is None or b is None or vote.reason == "gold" or a[1] != b[1]:
+        if value is None or a is None or b is None or vote.reason != "random" or a[1] != b[1]:
             continue
         first, second = sorted((a[0], b[0]))
         table = sums.setdefault((first, second), np.zeros((2, len(rows))))

@@ -143,15 +143,20 @@ class Library:
 
 def thing_at(path: Path, kind: Kind, root: Path) -> Thing:
     """The thing in a folder."""
-    inside = path.is_relative_to(root)
-    name = path.relative_to(root).as_posix() if inside else path.as_posix()
+    name = path.as_posix()
+    if path == root:
+        # One that is served alone is called by its run, too.
+        run, _, rest = name.partition("/steps/")
+        name = f"{Path(run).name}/steps/{rest}" if rest else path.name
+    elif path.is_relative_to(root):
+        name = path.relative_to(root).as_posix()
     run, _, rest = name.partition("/steps/")
     if rest:
         # A step's output is known by the step; the hash in its path tells nobody anything.
         name = f"{run}: {rest.split('/')[0]}"
     text = f"{kind}:{path.as_posix()}"
     id_ = blake2b(text.encode(errors="surrogateescape"), digest_size=8).hexdigest()
-    return Thing(id_, kind, path, name if name != "." else path.name)
+    return Thing(id_, kind, path, name)
 
 
 def steps_of(run: Path) -> list[Step]:

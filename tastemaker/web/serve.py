@@ -74,7 +74,9 @@ def _listener(host: str, port: int | None) -> socket.socket:
     family = socket.AF_INET6 if ":" in bare else socket.AF_INET
     problem: OSError | None = None
     for number in wanted:
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio sends small answers at once only where it is told that this is TCP; else the end
+        # of each waits 40 ms for the other side's acknowledgement.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         # A server that was killed a moment ago is no reason to wait.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -117,7 +117,7 @@ async function whatIf() {
   $("told").textContent = `${counted(grid.total)} of ${counted(facts.total)} pictures`;
   if (!told || $("column").value !== column) return;
   sweep = told;
-  const points = told.points, most = Math.max(1, told.count), last = points.length - 1;
+  const points = told.points, most = Math.max(1, ...points.map((p) => p.kept)), last = points.length - 1;
   const bars = told.histogram.heights, tallest = Math.max(1, ...bars);
   const line = points.map((p, i) => `${i ? "L" : "M"}${(400 * i / last).toFixed(1)} ${(58 - 56 * p.kept / most).toFixed(1)}`).join("");
   const area = bars.map((n, i) => `<rect x="${400 * i / bars.length}" y="${60 - 56 * n / tallest}" width="${400 / bars.length - 1}" height="${56 * n / tallest}"/>`).join("");

@@ -17,7 +17,7 @@ function paint({ raters, votes, from }) {
     const bar = document.createElement("i");
     bar.style.width = rater.target ? `${Math.min(100, 100 * rater.done / rater.target)}%` : "0";
     meter.append(bar);
-    const cells = [rater.name, rater.target ? `${rater.done} of ${rater.target}` : rater.done, rater.target ? meter : "",
+    const cells = [rater.name, rater.target ? `${counted(rater.done)} of ${counted(rater.target)}` : counted(rater.done), rater.target ? meter : "",
       rater.skipped, rater.seconds == null ? "" : `${rater.seconds.toFixed(1)} s`, link];
     row.append(...cells.map((value) => { const cell = document.createElement("td"); cell.append(value); return cell; }));
     return row;

@@ -159,8 +159,9 @@ function answer(choice) {
 }
 
 function undo() {
+  // The server would refuse more, and with it every answer that waits behind.
+  if (!past.length || past.at(-1).again >= settings.mostAgain) { toast("Nothing more to take back on this page"); return; }
   const pair = past.pop();
-  if (!pair) { toast("Nothing more to take back on this page"); return; }
   waitingKeys = [];
   session.acts += 1;
   if (current) upcoming.unshift(current);
@@ -207,7 +208,7 @@ function online(is) { $("net").hidden = is; }
 function paintProgress() {
   const { done: count, target, today } = progress;
   body.dataset.unsent = queue.length;
-  $("count").textContent = target ? `${count} of ${target}` : `${count} · ${today} today`;
+  $("count").textContent = target ? `${count.toLocaleString("en")} of ${target.toLocaleString("en")}` : `${count} · ${today} today`;
   const bar = document.querySelector(".progress");
   bar.hidden = !target;
   bar.setAttribute("aria-valuenow", count);
@@ -218,7 +219,7 @@ function paintProgress() {
 function done() {
   $("question").textContent = "That was the last pair. Thank you!";
   $("prompt").hidden = false;
-  $("prompt").textContent = "You can close this page, or take the last answer back with z.";
+  $("prompt").textContent = "You can close this page, or take the last answer back.";
   for (const other of stage.querySelectorAll(".pair.on")) other.classList.remove("on");
   delete body.dataset.pair;
 }

@@ -3,7 +3,7 @@
 import { $, ask, counted, damage, settings } from "./grid.js";
 
 const { base } = settings();
-const W = 460, H = 190, LEFT = 48, BOTTOM = 22, TOP = 8, RIGHT = 10;
+const W = 460, H = 190, LEFT = 58, BOTTOM = 22, TOP = 8, RIGHT = 10;
 const SVG = "http://www.w3.org/2000/svg";
 const painted = new Map(), unfolded = new Set();
 let stamp = "", curves = [];
@@ -133,12 +133,14 @@ function paintSamples(sets) {
   }));
 }
 
-const spoken = (value) => (typeof value === "number" && !Number.isInteger(value) ? word(value) : typeof value === "object" ? JSON.stringify(value) : value);
+const spoken = (value) => (typeof value === "number" && !Number.isInteger(value) ? word(value)
+  : Array.isArray(value) ? value.map(spoken).join(" ") : value && typeof value === "object" ? listed(value) : String(value));
+const listed = (values) => Object.entries(values).map(([k, v]) => `${k} ${spoken(v)}`).join(", ");
 
 function paintEvents(events) {
   $("events-part").hidden = !events.length;
   $("events").replaceChildren(...events.map(({ time, step, kind, key, ...rest }) => {
-    const row = html("tr"), more = Object.entries(rest).map(([k, v]) => `${k} ${spoken(v)}`).join(", ");
+    const row = html("tr"), more = listed(rest);
     const cells = [Number.isFinite(time) ? new Date(time * 1000).toLocaleTimeString() : "", step ?? "", kind ?? "", more.length > 240 ? `${more.slice(0, 240)}…` : more];
     row.append(...cells.map((text) => html("td", text)));
     return row;
