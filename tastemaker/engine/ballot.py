@@ -1,5 +1,6 @@
 """Which pairs a rater sees next: one door for the rating of a collection and for studies."""
 
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ _TURNS = 8
 them at the same moment."""
 
 
-class Ballot:
+class Ballot(ABC):
     """What is voted on, and in which order; one object serves all raters of a process.
 
     Attributes:
@@ -39,28 +40,28 @@ class Ballot:
         self.waiting: dict[str, deque[Shown]] = {}
         self.sides: dict[str, Sides] = {}
 
+    @abstractmethod
     def text(self, prompt: str) -> str:
         """What stands above the pictures; empty for nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def picture(self, shown: Shown, side: Side) -> Path:
         """The picture of one side, for `store.images`.
 
         Raises:
             InputError: it is gone.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def propose(self, people: People, rater: str, now: float) -> list[Shown]:
         """Some pairs for a rater, best first, with new ids; nothing when there is no more to do.
 
         Sets `sides[rater]`, which says who stands on the left when a pair is given out.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def target(self, people: People, rater: str, now: float) -> int | None:
         """How many answers are wanted of a rater in all, those that are there included."""
-        raise NotImplementedError
 
 
 def next_pairs(

@@ -11,7 +11,7 @@ from tastemaker.errors import InputError
 
 UNREADABLE, INACTIVE = "row that cannot be read", "not active"
 _EXPECTED = 'CSV rows of name, category, count, "alias,alias", or JSON lines of aliases'
-_TODO = "Give a .csv file, or a .json or .jsonl file with one alias in a line."
+_REMEDY = "Give a .csv file, or a .json or .jsonl file with one alias in a line."
 
 
 def read_aliases(path: Path) -> AliasTable:
@@ -28,7 +28,7 @@ def read_aliases(path: Path) -> AliasTable:
     readers = {".csv": _read_csv, ".json": _read_json, ".jsonl": _read_json}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise InputError(path, f"a file ending in {path.suffix!r}", _EXPECTED, _TODO)
+        raise InputError(path, f"a file ending in {path.suffix!r}", _EXPECTED, _REMEDY)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -39,7 +39,7 @@ def read_aliases(path: Path) -> AliasTable:
     pairs, tags = reader(text, notes)
     if not pairs and not tags:
         got = f"no row that can be read ({sum(notes.values())} rows)"
-        raise InputError(path, got, _EXPECTED, _TODO)
+        raise InputError(path, got, _EXPECTED, _REMEDY)
     return build_aliases(pairs, tags, notes)
 
 

@@ -40,7 +40,7 @@ MOST_SIDE = 1024
 _NAME = re.compile(r"(?:[0-9a-f]{32}|[0-9]{1,10})\.bin\.gz")
 _LENGTHS = {2: 24, 1: 28}
 _MOST_BYTES = 2 * CHANNELS * MOST_SIDE**2 + max(_LENGTHS.values())
-_TODO = "Copy the file again from its source, or remove it."
+_REMEDY = "Copy the file again from its source, or remove it."
 
 
 @dataclass(frozen=True)
@@ -179,4 +179,4 @@ def _header(path: Path, start: bytes, length: int) -> BigaspHeader:
 
 
 def _refused(path: Path, got: str) -> PictureError:
-    return PictureError(path, got, "a bigASP latent, gzip of a header and fp16 numbers", _TODO)
+    return PictureError(path, got, "a bigASP latent, gzip of a header and fp16 numbers", _REMEDY)

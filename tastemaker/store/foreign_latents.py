@@ -57,7 +57,7 @@ _HEADERS = {
 _NAMED = re.compile(r"_(\d{4,6})x(\d{4,6})_(sdxl|sd)\.npz")
 _MEMBER = re.compile(r"latents(?:_(\d{1,4})x(\d{1,4}))?\.npy")
 _EXPECTED = "a latent cache of kohya's scripts"
-_TODO = "Delete the file and cache this picture again."
+_REMEDY = "Delete the file and cache this picture again."
 
 
 @dataclass(frozen=True)
@@ -238,4 +238,4 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def _refused(path: Path, got: str) -> PictureError:
-    return PictureError(path, got, _EXPECTED, _TODO)
+    return PictureError(path, got, _EXPECTED, _REMEDY)

@@ -26,7 +26,7 @@ from tastemaker.store.latent_columns import LatentColumns
 from tastemaker.store.latents import CachedLatent, IndexRow, LatentCache
 
 REFRESHED = "refreshed.json"
-_TODO = "Run the cache step with the same selection."
+_REMEDY = "Run the cache step with the same selection."
 
 
 class Portion(NamedTuple):
@@ -200,7 +200,7 @@ class LatentSet:
             reason = self.left_out.get(picture_id)
             got = f"no latent of picture {picture_id[:12]}"
             got += f", which was left out: {reason}" if reason else ""
-            raise StaleCache(self.path, got, "one for every selected picture", _TODO)
+            raise StaleCache(self.path, got, "one for every selected picture", _REMEDY)
         return keys
 
     def _broken(self, what: str) -> CorruptFile:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _FORMAT = 1
 _PAIRS, _PICTURES, _DROPPED = "pairs.parquet", "pictures.parquet", "dropped.parquet"
 _MANIFEST = "pairs.json"
-_TODO = "Delete it and run the pairs step again."
+_REMEDY = "Delete it and run the pairs step again."
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class PairSet:
                 self.path, f"no {_MANIFEST}", "a pair set", "Run the pairs step, and name its run."
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CorruptFile(f"{manifest}: not a pair set ({error}). {_TODO}") from error
+            raise CorruptFile(f"{manifest}: not a pair set ({error}). {_REMEDY}") from error
         for name, digest in files.items():
             file = self.path / Path(name).name
             if not file.is_file() or hash_file(file) != digest:
-                raise CorruptFile(f"{file}: gone, or changed since it was written. {_TODO}")
+                raise CorruptFile(f"{file}: gone, or changed since it was written. {_REMEDY}")
 
     def __len__(self) -> int:
         """How many pairs there are."""

@@ -16,7 +16,7 @@ from tastemaker.store.parquet_files import Footers, read_parquet, write_parquet
 
 VERSION = "1"
 _NAMES = ("pair", "draw", "timestep", "winner_error", "loser_error")
-_TODO = "Compute the table again with the model, pairs and settings of this run."
+_REMEDY = "Compute the table again with the model, pairs and settings of this run."
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class ReferenceTable:
             raise ValueError(f"draw {draw} of a table with {self.draws}")
         if pair not in self._first:
             raise StaleCache(
-                self.path, f"no errors of pair {pair}", "every pair that is trained on", _TODO
+                self.path, f"no errors of pair {pair}", "every pair that is trained on", _REMEDY
             )
         row = self._first[pair] + draw
         winner, loser = (float(errors[row]) for errors in self._errors)
@@ -152,7 +152,7 @@ class ReferenceTable:
         if absent:
             raise InputError(
                 self.path, f"no errors of {len(absent)} pairs, first {absent[0]}",
-                "every pair that is trained on", _TODO,
+                "every pair that is trained on", _REMEDY,
             )  # fmt: skip
 
     def _refuse_stale(self, made_with: Mapping[str, str | int | float | bool]) -> None:
@@ -163,5 +163,5 @@ class ReferenceTable:
                 self.path,
                 ", ".join(f"{n} {self.made_with.get(n)}" for n in other),
                 ", ".join(f"{n} {made_with.get(n)}" for n in other),
-                _TODO,
+                _REMEDY,
             )

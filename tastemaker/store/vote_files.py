@@ -50,7 +50,7 @@ _AMONG: Mapping[str, tuple[str, ...]] = {
 _LONGEST = 2000
 _MOST_SECONDS = 1e12
 _WORDS = ("choice", "left", "question", "rater", "reason", "study")
-_TODO = "Mend the file, or export the votes again."
+_REMEDY = "Mend the file, or export the votes again."
 
 
 def write_votes(path: Path | str, votes: Sequence[StoredVote]) -> None:
@@ -89,11 +89,11 @@ def read_votes(path: Path | str) -> list[StoredVote]:
     found: dict[str, tuple[str, StoredVote]] = {}
     for line, vote in vote_lines(path):
         if isinstance(vote, str):
-            raise InputError(f"{path}, {line}", vote, f"votes with {', '.join(NEEDED)}", _TODO)
+            raise InputError(f"{path}, {line}", vote, f"votes with {', '.join(NEEDED)}", _REMEDY)
         earlier, before = found.get(vote.vote.id, ("", vote))
         if not is_same(before, vote):
             got = f"another vote with the id {vote.vote.id!r:.60} of {earlier}"
-            raise InputError(f"{path}, {line}", got, "one id a vote", _TODO)
+            raise InputError(f"{path}, {line}", got, "one id a vote", _REMEDY)
         # Of two copies, the one that knows of the undoing.
         found[vote.vote.id] = (line, before if before.superseded_by else vote)
     if not found:
@@ -153,7 +153,7 @@ def read_gold(path: Path | str) -> list[tuple[str, str]]:
         pair = (known.get("better"), known.get("worse"))
         sound = all(isinstance(id_, str) and id_ for id_ in pair) and pair[0] != pair[1]
         if not sound or set(known) != {"better", "worse"}:
-            raise InputError(f"{path}, {line}", f"{row}", "two ids: better, worse", _TODO)
+            raise InputError(f"{path}, {line}", f"{row}", "two ids: better, worse", _REMEDY)
         found.append((str(pair[0]), str(pair[1])))
     return found
 
@@ -177,7 +177,7 @@ def _rows(path: Path, kind: str) -> Iterator[tuple[str, Mapping[str, Any] | str]
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(path, f"bytes that are no UTF-8 ({error})", "text", _TODO) from error
+        raise InputError(path, f"bytes that are no UTF-8 ({error})", "text", _REMEDY) from error
     yield from _csv_rows(text) if kind == ".csv" else _json_rows(text)
 
 
@@ -309,7 +309,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
         table = read_parquet(path)
         _check_once(table.column_names)
     except CorruptFile as error:
-        raise InputError(path, f"no whole Parquet file ({error})", "one", _TODO) from error
+        raise InputError(path, f"no whole Parquet file ({error})", "one", _REMEDY) from error
     except ValueError as error:
-        raise InputError(path, str(error), "each column once", _TODO) from error
+        raise InputError(path, str(error), "each column once", _REMEDY) from error
     return table.to_pylist()

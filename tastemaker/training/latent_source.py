@@ -20,7 +20,7 @@ from tastemaker.training.kept_latents import FIXED, KeptLatents, sampled
 _LOOK_EVERY = 256
 """Visits after which a run that follows looks for new variants (ours)."""
 
-_TODO = "Run the cache step with the model that is trained."
+_REMEDY = "Run the cache step with the model that is trained."
 
 
 class VisitedLatents:
@@ -116,7 +116,7 @@ def check_rows(latents: LatentSet, ids: Sequence[str], family: Family) -> None:
                     latents.path,
                     f"latents of {row.shape[0]} channels",
                     f"{family.latent_channels} channels as this model has",
-                    _TODO,
+                    _REMEDY,
                 )
             wanted = Size(*(side // family.latent_factor for side in row.bucket))
             if Size(*row.shape[1:]) != wanted:
@@ -125,7 +125,7 @@ def check_rows(latents: LatentSet, ids: Sequence[str], family: Family) -> None:
                     f"a latent of {Size(*row.shape[1:])} for the bucket {row.bucket}, of picture "
                     f"{picture_id[:12]}",
                     f"{wanted}",
-                    _TODO,
+                    _REMEDY,
                 )
             if known and row.format.vae_hash not in known:
                 raise StaleCache(
@@ -133,7 +133,7 @@ def check_rows(latents: LatentSet, ids: Sequence[str], family: Family) -> None:
                     f"a latent of picture {picture_id[:12]} by an autoencoder that the set does "
                     "not name",
                     f"one of {', '.join(latents.encodings)}",
-                    _TODO,
+                    _REMEDY,
                 )
 
 
@@ -149,5 +149,5 @@ def check_autoencoder(latents: LatentSet, family: Family) -> None:
             latents.path,
             "latents of another autoencoder",
             f"those of this model's ({family.name})",
-            _TODO,
+            _REMEDY,
         )

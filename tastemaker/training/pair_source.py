@@ -17,7 +17,7 @@ from tastemaker.training.latent_source import check_latents
 from tastemaker.training.pair_latents import PairLatents
 from tastemaker.training.read_ahead import ReadAhead
 
-_TODO = "Run cache_pairs with these pairs."
+_REMEDY = "Run cache_pairs with these pairs."
 
 
 class CachedPairs:
@@ -53,7 +53,7 @@ class CachedPairs:
                 self.latents.path,
                 f"no latents of pair {pair_id[:12]}{why}",
                 "one of its pairs",
-                _TODO,
+                _REMEDY,
             )
         variants = self.latents.variants(pair_id) // 2
         variant = 0
@@ -122,7 +122,7 @@ def check_pairs(
             latents.path,
             f"latents of the pairs {made_for[:12]}" if made_for else "latents of no pairs",
             f"those of {pairs.path} ({pairs.hash[:12]})",
-            _TODO,
+            _REMEDY,
         )
     chosen = check_latents(latents, pairs.ids(), family, on_read)
     for pair_id in chosen:
@@ -133,6 +133,6 @@ def check_pairs(
                 f"{len(places)} latents of {len({row.shape for row in places})} shapes for the "
                 f"pair {pair_id[:12]}",
                 "two of one shape for each variant",
-                _TODO,
+                _REMEDY,
             )
     return latents.left_out

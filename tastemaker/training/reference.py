@@ -31,7 +31,7 @@ module; or in main memory and computed there."""
 
 
 class Reference(Protocol):
-    """A reference as the task sees it."""
+    """A reference as the task sees it; one that never changes has only to predict."""
 
     kind: ReferenceKind
     stays: bool
@@ -45,22 +45,20 @@ class Reference(Protocol):
 
     def prepare(self, trained: Mapping[str, Tensor]) -> None:
         """Told what the optimiser moves, by `part.name`, before a checkpoint is read."""
-        ...
 
     def after_step(self) -> None:
         """Called once after every optimiser step that moved the weights."""
-        ...
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """What a checkpoint must hold of it, to be written into on a resume."""
-        ...
+        """What a checkpoint must hold of it, to be written into on a resume: by default nothing."""
+        return {}
 
     def fingerprint(self) -> str:
         """Hash of the weights that never change; a resumed run must find the same ones."""
         ...
 
 
-class FrozenReference:
+class FrozenReference(Reference):
     """A copy of a denoiser that never changes.
 
     Make it before training starts and before any checkpoint is read: a reference taken from
@@ -114,22 +112,12 @@ class FrozenReference:
         with here.streamed() if self._offload == "stream" else here.all_here():
             return self._twin.denoise(x_t, t, cond)
 
-    def prepare(self, trained: Mapping[str, Tensor]) -> None:
-        """It follows nothing."""
-
-    def after_step(self) -> None:
-        """It is frozen."""
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """None: it comes from its model again."""
-        return {}
-
     def fingerprint(self) -> str:
         """Hash of the copy."""
         return hash_weights(self._network.named_parameters())
 
 
-class AdaptersOff:
+class AdaptersOff(Reference):
     """The policy's own network without its adapters: no second model in memory."""
 
     kind: ReferenceKind = "frozen"
@@ -156,16 +144,6 @@ class AdaptersOff:
         with adapters_off(self._network):
             return self._family.denoise(x_t, t, cond)
 
-    def prepare(self, trained: Mapping[str, Tensor]) -> None:
-        """It follows nothing."""
-
-    def after_step(self) -> None:
-        """The base weights are frozen."""
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """None: the base weights come from the base model again."""
-        return {}
-
     def fingerprint(self) -> str:
         """Hash of the base weights."""
         return hash_weights(self._base())
@@ -175,7 +153,7 @@ class AdaptersOff:
         return [(name, p) for name, p in named if ".lora_" not in name]
 
 
-class StartAdapters:
+class StartAdapters(Reference):
     """The policy's own network with the adapters that training started from: SPIN's last iterate.
 
     Where training goes on with adapters, the network without them would be a model of rounds ago.
@@ -198,22 +176,12 @@ class StartAdapters:
         """The prediction with the first adapters."""
         return self._twin.denoise(x_t, t, cond)
 
-    def prepare(self, trained: Mapping[str, Tensor]) -> None:
-        """It follows nothing."""
-
-    def after_step(self) -> None:
-        """The first adapters stay."""
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """None: the adapters come from their file again."""
-        return {}
-
     def fingerprint(self) -> str:
         """Hash of the base weights and the first adapters."""
         return hash_weights([*self._frozen, *self._start.items()])
 
 
-class EmaReference:
+class EmaReference(Reference):
     """The policy's moving average as its reference: self-reward ("SDXL is a slow learner", fig. 1).
 
     After each step ref <- d ref + (1 - d) policy, in float32: in bf16 a step of 1 - d is lost in
