@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check fmt bench docs recipes twins constraints clean
+.PHONY: help setup demo test slow check fmt bench docs recipes constraints clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,8 +36,11 @@ $(VENV)/.dev: $(VENV)/.demo
 demo: $(VENV)/.demo  ## the main job on real pictures, on a CPU; ends with the path of a report
 	$(BIN)/tastemaker run tiny/demo -o runs/demo
 
-test: $(VENV)/.dev  ## all tests
+test: $(VENV)/.dev  ## all tests but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+slow: $(VENV)/.dev  ## the tests marked slow, which `make test` leaves out: twins of recipes, kills, a fresh clone
+	TASTEMAKER_SLOW=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 check: $(VENV)/.dev  ## format, lint, imports, types, dependencies, spelling
 	$(BIN)/ruff format --check .
@@ -59,7 +62,7 @@ docs: $(VENV)/.dev  ## build the docs into site/; a broken link or anchor is an 
 	$(BIN)/zensical build --clean --strict
 
 RECIPES := smoke vae clip base funnel demo sdxl_lora_style generate evaluate best_checkpoint quality_model study
-recipes: $(addprefix recipe-,$(RECIPES)) twins  ## run the tiny recipes and the twins end to end; long trainings with a few steps only
+recipes: $(addprefix recipe-,$(RECIPES))  ## run the tiny recipes end to end; long trainings with a few steps only
 
 # What a recipe is given beside its name, to be short. `make -j2 recipes` runs two at a time.
 recipe-vae: ARGUMENTS := images=64
@@ -76,10 +79,6 @@ recipe-%: $(VENV)/.dev
 recipe-sdxl_lora_style: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/tastemaker run sdxl_lora_style pictures=demo:openmoji model=tiny-sdxl size=64 images=32 \
 		before.steps=2 after.steps=2 -o runs/tiny/sdxl_lora_style
-
-twins: $(VENV)/.dev
-	TASTEMAKER_SLOW=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_recipe_twins.py \
-		tests/test_alignment_recipes.py
 
 constraints: $(VENV)/.dev  ## write down the versions of this environment (after a deliberate upgrade)
 	{ echo "# The whole environment, pinned; remade by 'make constraints'."; \
