@@ -267,7 +267,7 @@ def _value(name: str, value: Any) -> Any:
                 f"not a vote: {name} {value!r:.60}, which is no number from 0 to {_MOST_SECONDS:g}"
             )
         return number
-    if not isinstance(value, str) or len(value) > _LONGEST or not _is_unicode(value):
+    if not isinstance(value, str) or len(value) > _LONGEST:
         what = f"a text of at most {_LONGEST} characters"
         raise ValueError(f"not a vote: {name} {value!r:.60}, which is not {what}")
     # Half a character can stand in JSON, but in no file.
@@ -280,11 +280,6 @@ def _value(name: str, value: Any) -> Any:
             f"not a vote: {name} {value!r:.60}, which is none of {', '.join(_AMONG[name])}"
         )
     return value
-
-
-def _is_unicode(text: str) -> bool:
-    """Half of a character, which JSON can write, is no text: no file or database takes it."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _cell(value: Any) -> Any:
