@@ -1,8 +1,5 @@
 """One global batch of pairs gives one gradient: in any micro-batches, and in two processes."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from tastemaker.store.checkpoints import CheckpointStore
 from tastemaker.store.rundir import StepDir
 from tests.pair_runs import FIELDS, FULL, fitted, prepared_pairs, result
 from tests.tiny_run import step_dir
+from tests.two_processes import in_two_processes
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -54,19 +52,7 @@ class Made:
             one = {"step": (str(step.path), step.name, step.key), "inputs": inputs}
             more = {"stage": "fit_pairs", "fields": fields, "refused": name in REFUSED}
             jobs.append({**one, **more})
-        (root / "jobs.json").write_text(json.dumps(jobs))
-        script = Path(__file__).with_name("parallel_pair.py")
-        words = ["2", str(root / "store"), str(root / "jobs.json")]
-        started = []
-        for rank in range(2):
-            with (root / f"told.{rank}").open("w") as told:
-                started.append(
-                    subprocess.Popen(
-                        [sys.executable, str(script), str(rank), *words],
-                        cwd=Path(__file__).parents[1], stdout=told, stderr=subprocess.STDOUT,
-                    )
-                )  # fmt: skip
-        codes = [process.wait(timeout=250) for process in started]
+        codes = in_two_processes(root, jobs)
         assert codes == [0, 0], (root / "told.1").read_text()[-3000:]
 
     def step(self, name: str) -> StepDir:

@@ -22,6 +22,7 @@ from tastemaker.training.method import FullMethod, LoraMethod, trained_parts
 from tastemaker.training.optimizer import build_optimizer
 from tastemaker.training.precision import open_precision
 from tastemaker.training.settings import AdafactorConfig, AdamWConfig, TrainingSettings
+from tests.peak_memory import peak_bytes
 from tests.tiny_models import tiny_family
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -115,16 +116,7 @@ def test_a_real_step_stays_below_the_estimate_and_near_it(tiny: MemoryModel) -> 
 
     step()
     family.unet.zero_grad(set_to_none=True)
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        step()
-    events: Any = profile.profiler
-    now = highest = 0
-    for event in sorted(events.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            highest = max(highest, now)
+    highest = peak_bytes(step)
     passed = need.step - need.weights - need.optimizer
     assert passed == pytest.approx(highest, rel=0.05)
     assert set(modules) == {"unet"}

@@ -32,6 +32,7 @@ from tests.pair_batches import (
     transcribed_errors,
 )
 from tests.pair_runs import FULL, fitted, prepared_pairs
+from tests.peak_memory import peak_bytes
 from tests.preference_toys import PAIRS, learned, made_task, nudge
 from tests.tiny_models import tiny_family
 from tests.tiny_run import step_dir
@@ -206,16 +207,7 @@ def test_a_real_step_of_pairs_is_what_is_estimated(method, reference, tmp_path) 
     step()
     for parameter in learned(task).values():
         parameter.grad = None
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        step()
-    events: Any = profile.profiler
-    now = highest = 0
-    for event in sorted(events.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            highest = max(highest, now)
+    highest = peak_bytes(step)
     passed = need.step - need.weights - need.optimizer - need.reference
     assert highest < passed < 1.06 * highest
 

@@ -6,8 +6,6 @@ All fits of a launch are done one after another by the same two processes: loadi
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from tastemaker.stages import fit
 from tastemaker.store.rundir import StepDir
 from tastemaker.training.diffusion import DiffusionTask
 from tests.tiny_run import prepared, run_step, step_dir
+from tests.two_processes import in_two_processes
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -63,24 +62,6 @@ def job(step: StepDir, given: dict[str, Artefact], **fields: Any) -> dict[str, A
     }
 
 
-def pair(root: Path, jobs: list[dict[str, Any]]) -> list[int]:
-    """Do the jobs one after another in two processes; their exit codes."""
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "jobs.json").write_text(json.dumps(jobs))
-    script = Path(__file__).with_name("parallel_pair.py")
-    words = ["2", str(root / "store"), str(root / "jobs.json")]
-    started = []
-    for rank in range(2):
-        with (root / f"told.{rank}").open("w") as told:
-            started.append(
-                subprocess.Popen(
-                    [sys.executable, str(script), str(rank), *words],
-                    cwd=Path(__file__).parents[1], stdout=told, stderr=subprocess.STDOUT,
-                )
-            )  # fmt: skip
-    return [process.wait(timeout=250) for process in started]
-
-
 def alone(step: StepDir, given: dict[str, Artefact], **fields: Any) -> StepDir:
     run_step(fit, step, given, **{**SHORT, **fields})
     return step
@@ -94,7 +75,7 @@ class Made:
         self.killed = self.step("killed")
         jobs = [job(self.step(way), given, **fields) for way, (fields, _) in WAYS.items()]
         dying = job(self.killed, given, **FULL, parallel="zero2")
-        self.codes = pair(root / "first", [*jobs, {**dying, "dies_after": 8}])
+        self.codes = in_two_processes(root / "first", [*jobs, {**dying, "dies_after": 8}])
         self._alone: dict[str, StepDir] = {}
         model = Path(given["model"].path)
         self.base = {
@@ -228,7 +209,7 @@ def test_a_checkpoint_goes_on_in_any_form_with_any_number_of_processes(made, mon
             alone(begun_alone, made.given, **FULL)
     jobs = [job(step, made.given, **FULL, parallel=form) for form, step in forms.items()]
     jobs.append(job(begun_alone, made.given, **FULL, parallel="zero3"))
-    assert pair(made.root / "second", jobs) == [0, 0]
+    assert in_two_processes(made.root / "second", jobs) == [0, 0]
     alone(single, made.given, **FULL)
     assert_same(forms["zero2"], straight)
     for step in (forms["zero3"], forms["ddp"], single, begun_alone):

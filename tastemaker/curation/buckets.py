@@ -113,6 +113,20 @@ def scaled_buckets(
     return tuple(dict.fromkeys(sides))
 
 
+def largest_first(
+    buckets: Sequence[Size],
+) -> tuple[Int[np.ndarray, " K"], Float[np.ndarray, "K 2"]]:
+    """Indices and sizes of buckets, so that of equally good ones the first is the largest.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not buckets:
+        raise ValueError("no buckets to choose from")
+    order = np.array(sorted(range(len(buckets)), key=lambda i: (-buckets[i].h * buckets[i].w, i)))
+    return order, np.array(buckets, np.float64)[order]
+
+
 def assign(
     sizes: Integer[np.ndarray, "N 2"],
     buckets: Sequence[Size],
@@ -142,12 +156,8 @@ def assign(
     Raises:
         ValueError: there are no buckets.
     """
-    if not buckets:
-        raise ValueError("no buckets to choose from")
+    order, table = largest_first(buckets)
     chosen = np.full(len(sizes), NO_BUCKET, np.int64)
-    # Larger ones first: of equal shares argmax takes the first.
-    order = np.array(sorted(range(len(buckets)), key=lambda i: (-buckets[i].h * buckets[i].w, i)))
-    table = np.array(buckets, np.float64)[order]
     for begin in range(0, len(sizes), _ROWS):
         part = sizes[begin : begin + _ROWS].astype(np.float64)
         rows = np.flatnonzero((part > 0).all(axis=1))

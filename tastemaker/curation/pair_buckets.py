@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int, Integer
 
-from tastemaker.curation.buckets import NO_BUCKET, Assignment
+from tastemaker.curation.buckets import NO_BUCKET, Assignment, largest_first
 from tastemaker.records.size import Size
 
 
@@ -40,11 +40,7 @@ def assign_pairs(
     Raises:
         ValueError: there are no buckets.
     """
-    if not buckets:
-        raise ValueError("no buckets to choose from")
-    # Larger ones first: of equal ones the first counts.
-    order = np.array(sorted(range(len(buckets)), key=lambda i: (-buckets[i].h * buckets[i].w, i)))
-    table = np.array(buckets, np.float64)[order]
+    order, table = largest_first(buckets)
     # Few shapes make up most pairs.
     shapes, which = np.unique(np.concatenate([first, second], axis=1), axis=0, return_inverse=True)
     best = [_best(shape.reshape(2, 2).astype(np.float64), table, rule, most_upscale)

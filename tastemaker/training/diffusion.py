@@ -23,7 +23,7 @@ from tastemaker.store.loss_masks import LossMasks
 from tastemaker.training.group import Group
 from tastemaker.training.kept_latents import FIXED
 from tastemaker.training.masking import batch_weight
-from tastemaker.training.prompting import Prompter
+from tastemaker.training.prompting import Prompter, padded
 from tastemaker.training.validate import GridPoint, even_timesteps, fixed_grid, validate
 
 GRID_TIMESTEPS = 10
@@ -101,7 +101,7 @@ class DiffusionTask:
 
     def padded(self, visits: Sequence[Visit]) -> tuple[Visit, ...]:
         """The visits of a whole step, with the windows that all their texts are padded to."""
-        return self.prompter.padded(visits, self.family.windows)
+        return padded(visits, self.prompter.text, self.family.windows)
 
     def terms(self, visits: Sequence[Visit]) -> Terms:
         """The objective's per-sample losses of these visits.

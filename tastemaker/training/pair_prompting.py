@@ -1,7 +1,6 @@
 """The texts of pairs: one text for both sides, sometimes the empty one."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 
 from tastemaker.records.draws import Draw
 from tastemaker.records.run import Visit
@@ -50,12 +49,3 @@ class PairPrompter:
     def longest(self) -> list[str]:
         """Texts that no text of the run is longer than."""
         return list(dict.fromkeys(self.prompts.values()))
-
-    def padded(
-        self, visits: Sequence[Visit], windows: Callable[[Sequence[str]], int]
-    ) -> tuple[Visit, ...]:
-        """The visits of a whole step, with the windows of the longest of their texts."""
-        if not visits:
-            return ()
-        most = windows([self.text(visit) for visit in visits])
-        return tuple(replace(visit, windows=most) for visit in visits)

@@ -36,6 +36,7 @@ from tastemaker.training.pair_grid import PairGrid, PairProbe
 from tastemaker.training.pair_latents import PairLatents, PairReader
 from tastemaker.training.pair_prompting import PairPrompter
 from tastemaker.training.pair_validation import Sharing
+from tastemaker.training.prompting import padded
 from tastemaker.training.reference import Reference
 from tastemaker.training.text_states import FrozenTexts
 
@@ -124,7 +125,7 @@ class PairTask:
         """
         if self.draws is not None:
             return tuple(replace(visit, windows=self._windows) for visit in visits)
-        return self.prompter.padded(visits, self.family.windows)
+        return padded(visits, self.prompter.text, self.family.windows)
 
     def drawn(self, visit: Visit) -> Visit:
         """The visit whose draws this one has."""

@@ -25,6 +25,18 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 """Tokens of each text, start and end not counted."""
 
 
+def padded(
+    visits: Sequence[Visit],
+    text: Callable[[Visit], str],
+    windows: Callable[[Sequence[str]], int],
+) -> tuple[Visit, ...]:
+    """The visits of a whole step, with the windows of the longest of their texts."""
+    if not visits:
+        return ()
+    most = windows([text(visit) for visit in visits])
+    return tuple(replace(visit, windows=most) for visit in visits)
+
+
 class Prompter:
     """Texts of the pictures of a run; every one is a pure function of seed, picture and visit."""
 
@@ -70,15 +82,6 @@ class Prompter:
             if not isinstance(self.rules, CaptionPrompt):
                 texts.append(", ".join(tags_of(record, tag_rules(self.rules))))
         return texts
-
-    def padded(
-        self, visits: Sequence[Visit], windows: Callable[[Sequence[str]], int]
-    ) -> tuple[Visit, ...]:
-        """The visits of a whole step, with the windows of the longest of their texts."""
-        if not visits:
-            return ()
-        most = windows([self.text(visit) for visit in visits])
-        return tuple(replace(visit, windows=most) for visit in visits)
 
     def expected_tokens(self, ids: Sequence[str], count_tokens: CountTokens) -> dict[str, float]:
         """Length of each picture's texts on average, score tags included.
