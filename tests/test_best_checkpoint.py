@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tastemaker.cli.app import main
 from tastemaker.records.generation import Prompt
 from tastemaker.store import jsonl
 from tastemaker.store.checkpoints import CheckpointStore
@@ -23,6 +22,7 @@ from tastemaker.store.samples import read_samples
 from tests.page_reader import parsed
 from tests.pair_runs import fitted, prepared_pairs
 from tests.tiny_run import step_dir
+from tests.told import answer
 
 # diffusers turns torch tensors into arrays the way numpy 2 calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -38,12 +38,7 @@ def _fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
-    def told(*words: str) -> tuple[int, str]:
-        code = main(list(words))
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err
-
-    return told
+    return lambda *words: answer(capsys, words)
 
 
 def one(folder: Path, pattern: str) -> Path:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tastemaker.cli.app import main
 from tastemaker.records.codec import to_json
 from tastemaker.records.generation import Prompt, Sample
 from tastemaker.records.vote import Vote
@@ -19,6 +18,7 @@ from tastemaker.store.prompt_sets import make_prompt_set, write_prompt_set
 from tastemaker.store.samples import SAMPLES
 from tastemaker.store.vote_files import write_votes
 from tests.page_reader import parsed
+from tests.told import answer
 
 PROMPTS = [
     Prompt(f"p{n:02d}", f"a {name}", (("category", "ab"[n % 2]), ("mood", "calm")))
@@ -72,12 +72,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
-    def told(*words: str) -> tuple[int, str]:
-        code = main(list(words))
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err
-
-    return told
+    return lambda *words: answer(capsys, words)
 
 
 WORDS = ("prompts=prompts.jsonl", "resamples=200", "-o", "run")

@@ -28,6 +28,12 @@ def draw_twelve(folder: Path) -> None:
     (folder / "n05.txt").unlink()
 
 
+def answer(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> tuple[int, str]:
+    """Exit code and all that was said, results and errors together."""
+    told = Told(capsys, words)
+    return told.code, told.out + told.err
+
+
 class Told:
     """What a command line answered."""
 
